@@ -1,0 +1,209 @@
+package agent
+
+import (
+	"crypto/rsa"
+	"crypto/sha1"
+	"crypto/sha512"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"mime"
+	"strings"
+
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// maxBody is the largest request body in bytes; the Rust agent's web framework
+// has the same limit and it, too, answers 400 beyond.
+const maxBody = 2 << 20
+
+// pubkey answers GET /keys/pubkey.
+func (a *Agent) pubkey(*request) answer {
+	return success(struct {
+		Pubkey string `json:"pubkey"`
+	}{a.payloadPEM})
+}
+
+// uKey takes the tenant's half of the payload key and the encrypted payload.
+func (a *Agent) uKey(r *request) answer {
+	var body struct {
+		AuthTag      *string `json:"auth_tag"`
+		EncryptedKey *string `json:"encrypted_key"`
+		Payload      *string `json:"payload"`
+	}
+	if problem := readJSON(r, &body); problem != nil {
+		return *problem
+	}
+	if body.AuthTag == nil || body.EncryptedKey == nil {
+		return badRequest("Json deserialize error: missing field `auth_tag` or `encrypted_key`")
+	}
+	key, problem := a.decryptHalf(*body.EncryptedKey)
+	if problem != nil {
+		return *problem
+	}
+	tag, err := hex.DecodeString(*body.AuthTag)
+	if err != nil {
+		return badRequest("Invalid hex encoding in auth_tag: %v", err)
+	}
+	if len(tag) != sha512.Size384 {
+		return badRequest("auth tag length %d does not correspond to valid SHA-384 HMAC", len(tag))
+	}
+	half := uHalf{key: key, tag: tag}
+	if body.Payload != nil {
+		if half.payload, err = base64.StdEncoding.DecodeString(*body.Payload); err != nil {
+			return badRequest("Invalid base64 encoding in payload: %v", err)
+		}
+	}
+	a.deliver(a.halves.addU(half, a.uuid))
+	return success(nil)
+}
+
+// vKey takes the verifier's half of the payload key.
+func (a *Agent) vKey(r *request) answer {
+	var body struct {
+		EncryptedKey *string `json:"encrypted_key"`
+	}
+	if problem := readJSON(r, &body); problem != nil {
+		return *problem
+	}
+	if body.EncryptedKey == nil {
+		return badRequest("Json deserialize error: missing field `encrypted_key`")
+	}
+	key, problem := a.decryptHalf(*body.EncryptedKey)
+	if problem != nil {
+		return *problem
+	}
+	a.deliver(a.halves.addV(key, a.uuid))
+	return success(nil)
+}
+
+// decryptHalf opens a key half: RSA-OAEP with SHA-1 (RFC 8017) to the payload
+// key, as long as an AES-128 or AES-256 key. It returns the half or what to answer.
+func (a *Agent) decryptHalf(text string) (half []byte, problem *answer) {
+	refuse := func(format string, args ...any) ([]byte, *answer) {
+		reply := badRequest(format, args...)
+		return nil, &reply
+	}
+	encrypted, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return refuse("Invalid base64 encoding in encrypted_key: %v", err)
+	}
+	half, err = rsa.DecryptOAEP(sha1.New(), nil, a.payload, encrypted, nil)
+	if err != nil {
+		return refuse("Failed to decrypt encrypted_key: %v", err)
+	}
+	if len(half) != 16 && len(half) != 32 {
+		return refuse("Invalid decrypted key: invalid AES key size: %d", len(half))
+	}
+	return half, nil
+}
+
+// deliver decrypts the payload of a completed pair of halves and hands it over.
+// The peers learn nothing of a failure, as from the Rust agent.
+func (a *Agent) deliver(key, payload []byte) {
+	if key == nil {
+		return
+	}
+	a.log.Info("payload key is complete", "payload", payload != nil)
+	if payload == nil {
+		return
+	}
+	plain, err := decryptPayload(key, payload)
+	if err != nil {
+		a.log.Warn("decrypting the payload", "error", err)
+		return
+	}
+	if a.cfg.OnPayload != nil {
+		a.cfg.OnPayload(plain)
+	}
+}
+
+// verifyKey proves that the agent has the payload key (GET /keys/verify).
+func (a *Agent) verifyKey(r *request) answer {
+	query, problem := parameters(r, "challenge")
+	if problem != nil {
+		return *problem
+	}
+	challenge := query.Get("challenge")
+	if challenge == "" {
+		return badRequest("No challenge provided.")
+	}
+	if !alphanumeric(challenge) {
+		return badRequest("Parameters should be strictly alphanumeric: %s", challenge)
+	}
+	key := a.halves.current()
+	if key == nil {
+		return badRequest("Bootstrap key not yet available.")
+	}
+	return success(struct {
+		HMAC string `json:"hmac"`
+	}{hex.EncodeToString(hmacSHA384(key, challenge))})
+}
+
+// Revocation is a verifier's notice that an agent failed attestation, as it came
+// in. Its signature is the reader's to check.
+type Revocation struct {
+	Message   string `json:"msg"`       // JSON text
+	Signature string `json:"signature"` // base64, over Message, by the verifier's revocation key
+}
+
+// revocation takes a notice; the last ones can be read with Revocations.
+func (a *Agent) revocation(r *request) answer {
+	var body struct {
+		Message   *string `json:"msg"`
+		Signature *string `json:"signature"`
+	}
+	if problem := readJSON(r, &body); problem != nil {
+		return *problem
+	}
+	if body.Message == nil || body.Signature == nil {
+		return badRequest("Json deserialize error: missing field `msg` or `signature`")
+	}
+	a.book.revocation(Revocation{*body.Message, *body.Signature})
+	a.log.Info("revocation notice")
+	return success(nil)
+}
+
+// readJSON decodes a body under the Rust agent's conditions: a JSON content type
+// and at most maxBody bytes. It returns what to answer if they are not met.
+func readJSON(r *request, into any) (problem *answer) {
+	refuse := func(format string, args ...any) *answer {
+		reply := badRequest(format, args...)
+		return &reply
+	}
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" && !strings.HasSuffix(kind, "+json") {
+		return refuse("Content type error: want application/json")
+	}
+	if r.ContentLength > maxBody {
+		return refuse("JSON payload (%d bytes) is larger than allowed (limit: %d bytes)", r.ContentLength, maxBody)
+	}
+	data, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if err != nil {
+		return refuse("reading the body: %v", err)
+	}
+	if len(data) > maxBody {
+		return refuse("JSON payload has exceeded limit (%d bytes)", maxBody)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return refuse("Json deserialize error: %v", err)
+	}
+	return nil
+}
+
+// akHandle is where the AK is in the TPM; 0 when it is not loaded.
+func (a *Agent) akHandle(r *request) uint32 {
+	var handle uint32
+	err := a.device.use(r.Context(), func(t transport.TPM) error {
+		if err := a.loadAK(t); err != nil {
+			return err
+		}
+		handle = uint32(a.device.ak.handle)
+		return nil
+	})
+	if err != nil {
+		a.log.Warn("loading the AK", "error", err)
+	}
+	return handle
+}

@@ -1,0 +1,209 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// versionedPath matches what the Rust agent takes for a request to some API
+// version, known or not.
+var versionedPath = regexp.MustCompile(`^/v([0-9]+)\.([0-9]+)(.*)$`)
+
+// request is one HTTP request on its way through the agent.
+type request struct {
+	*http.Request
+	version  string // API version such as "2.5"; "" outside of any
+	endpoint string // for the statistics
+}
+
+// answer is a status and what goes into the envelope around every answer.
+type answer struct {
+	status  int
+	message string
+	results any
+	allow   string // Allow header of a 405
+}
+
+func success(results any) answer {
+	return answer{status: http.StatusOK, message: "Success", results: results}
+}
+
+func failure(status int, format string, args ...any) answer {
+	return answer{status: status, message: fmt.Sprintf(format, args...), results: struct{}{}}
+}
+
+func badRequest(format string, args ...any) answer {
+	return failure(http.StatusBadRequest, format, args...)
+}
+
+func notAllowed(message string, methods ...string) answer {
+	a := failure(http.StatusMethodNotAllowed, "%s", message)
+	a.allow = strings.Join(methods, ", ")
+	return a
+}
+
+// envelope is the form of every Keylime answer.
+type envelope struct {
+	Code    int    `json:"code"`
+	Status  string `json:"status"`
+	Results any    `json:"results"`
+}
+
+// endpoint is one resource: the one method it knows and what answers it.
+type endpoint struct {
+	method string
+	serve  func(a *Agent, r *request) answer
+	since  string // first API version that has it; "" for all
+}
+
+var endpoints = map[string]endpoint{
+	"/quotes/identity":          {method: http.MethodGet, serve: (*Agent).identityQuote},
+	"/quotes/integrity":         {method: http.MethodGet, serve: (*Agent).integrityQuote},
+	"/keys/pubkey":              {method: http.MethodGet, serve: (*Agent).pubkey},
+	"/keys/verify":              {method: http.MethodGet, serve: (*Agent).verifyKey},
+	"/keys/ukey":                {method: http.MethodPost, serve: (*Agent).uKey},
+	"/keys/vkey":                {method: http.MethodPost, serve: (*Agent).vKey},
+	"/notifications/revocation": {method: http.MethodPost, serve: (*Agent).revocation},
+	"/agent/info":               {method: http.MethodGet, serve: (*Agent).info, since: "2.2"},
+}
+
+func (a *Agent) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	req := &request{Request: r, endpoint: "other"}
+	reply := a.route(req)
+	body, err := json.Marshal(envelope{reply.status, reply.message, reply.results})
+	if err != nil {
+		// Only our own structures get here; answer something all the same.
+		a.log.Error("encoding an answer", "path", r.URL.Path, "error", err)
+		reply.status, body = http.StatusInternalServerError, []byte(`{"code":500,"status":"Internal error","results":{}}`)
+	}
+	header := w.Header()
+	header.Set("Content-Type", "application/json")
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	if reply.allow != "" {
+		header.Set("Allow", reply.allow)
+	}
+	// Count first: who has the answer may look at the counts at once.
+	a.account(req, reply.status, start)
+	w.WriteHeader(reply.status)
+	_, _ = w.Write(body) // a peer that is gone is no concern of ours
+}
+
+// account records a request in statistics, log and the caller's hook.
+func (a *Agent) account(r *request, status int, start time.Time) {
+	a.book.request(Endpoint{Path: r.endpoint, Status: status})
+	access := Access{
+		Time:     start,
+		Duration: time.Since(start),
+		Remote:   r.RemoteAddr,
+		Method:   r.Method,
+		Path:     r.URL.Path,
+		Status:   status,
+	}
+	if strings.HasPrefix(r.endpoint, "/quotes/") {
+		access.Nonce = r.URL.Query().Get("nonce")
+		if status == http.StatusOK {
+			a.book.quote(access.Nonce, start)
+		}
+	}
+	if r.TLS != nil {
+		access.ServerName = r.TLS.ServerName
+		if len(r.TLS.PeerCertificates) > 0 {
+			access.Client = r.TLS.PeerCertificates[0].Subject.CommonName
+		}
+	}
+	a.log.Debug("request", "method", access.Method, "path", access.Path, "status", status,
+		"remote", access.Remote, "client", access.Client, "sni", access.ServerName, "took", access.Duration)
+	if a.cfg.OnAccess != nil {
+		a.cfg.OnAccess(access)
+	}
+}
+
+// route finds the answer to a request. Paths without one get the same status as
+// from the Rust agent: 400 for methods in use, 405 for others, never 404.
+func (a *Agent) route(r *request) answer {
+	path := r.URL.Path
+	if path == "/version" {
+		r.endpoint = path
+		if r.Method != http.MethodGet {
+			return notAllowed("Method is not supported", http.MethodGet)
+		}
+		return a.version()
+	}
+	parts := versionedPath.FindStringSubmatch(path)
+	if parts == nil {
+		return noSuchPath(r.Method, "Use "+versionPaths()+" or /version interfaces")
+	}
+	major, errMajor := strconv.ParseUint(parts[1], 10, 32)
+	minor, errMinor := strconv.ParseUint(parts[2], 10, 32)
+	if errMajor != nil || errMinor != nil {
+		return badRequest("API version is not a pair of numbers: %s", path)
+	}
+	r.version = parts[1] + "." + parts[2]
+	rest := parts[3]
+	if !slices.Contains(APIVersions(), r.version) || rest != "" && rest[0] != '/' {
+		return badRequest("API version not supported: v%d.%d", major, minor)
+	}
+	if e, ok := endpoints[rest]; ok && r.version >= e.since { // one digit each
+		r.endpoint = rest
+		if r.Method != e.method {
+			return notAllowed("Method is not supported", e.method)
+		}
+		return e.serve(a, r)
+	}
+	return noSuchEndpoint(r, rest)
+}
+
+func versionPaths() string {
+	return "/v" + strings.Join(APIVersions(), ", /v")
+}
+
+// noSuchPath answers for what is outside of any interface.
+func noSuchPath(method, hint string) answer {
+	if method == http.MethodGet || method == http.MethodPost {
+		return badRequest("Not Implemented: %s", hint)
+	}
+	return notAllowed("Method is not supported", http.MethodGet, http.MethodPost)
+}
+
+// noSuchEndpoint answers for an unknown path below an API version.
+func noSuchEndpoint(r *request, path string) answer {
+	scope, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	known := map[string][]string{}
+	for p, e := range endpoints {
+		if r.version >= e.since && strings.HasPrefix(p, "/"+scope+"/") {
+			known[e.method] = append(known[e.method], strings.TrimPrefix(p, "/"+scope))
+		}
+	}
+	if len(known) == 0 {
+		if r.Method == http.MethodPost {
+			return noSuchPath(r.Method, "Use /keys or /notifications interfaces")
+		}
+		return noSuchPath(r.Method, "Use /agent, /keys, or /quotes interfaces")
+	}
+	if paths := known[r.Method]; paths != nil {
+		slices.Sort(paths)
+		return badRequest("URI not supported, only %s supported for %s in /%s interface", strings.Join(paths, " and "), r.Method, scope)
+	}
+	var methods []string
+	for method := range known {
+		methods = append(methods, method)
+	}
+	slices.Sort(methods)
+	return notAllowed("Method is not supported in /"+scope+" interface", methods...)
+}
+
+// version answers GET /version: the newest version for old clients, all for new.
+func (a *Agent) version() answer {
+	all := APIVersions()
+	return success(struct {
+		Supported string   `json:"supported_version"`
+		All       []string `json:"supported_versions"`
+	}{all[len(all)-1], all})
+}

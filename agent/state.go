@@ -1,0 +1,154 @@
+package agent
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// Names of the files in Config.StateDir.
+const (
+	fileState      = "agent.json"
+	filePayloadKey = "payload.key.pem"
+	fileServerKey  = "server.key.pem"
+	fileServerCert = "server.crt.pem"
+)
+
+// savedState is the content of agent.json.
+type savedState struct {
+	UUID          string `json:"uuid"`
+	EKHash        string `json:"ek_sha256"` // which TPM the AK belongs to
+	AKAlgorithm   string `json:"ak_algorithm"`
+	HashAlgorithm string `json:"hash_algorithm"`
+	AKPublic      []byte `json:"ak_public"`  // TPM2B_PUBLIC
+	AKPrivate     []byte `json:"ak_private"` // TPM2B_PRIVATE, encrypted by the TPM
+}
+
+// fits says whether a saved AK can serve the present TPM and configuration.
+func (s *savedState) fits(cfg *Config, ekHash string) bool {
+	return s != nil && s.EKHash == ekHash && s.AKAlgorithm == cfg.AKAlgorithm && s.HashAlgorithm == cfg.HashAlgorithm
+}
+
+func (s *savedState) key() (*attestationKey, error) {
+	public, err := tpm2.Unmarshal[tpm2.TPM2BPublic](s.AKPublic)
+	if err != nil {
+		return nil, fmt.Errorf("saved AK, public part: %w", err)
+	}
+	private, err := tpm2.Unmarshal[tpm2.TPM2BPrivate](s.AKPrivate)
+	if err != nil {
+		return nil, fmt.Errorf("saved AK, private part: %w", err)
+	}
+	return newAttestationKey(*public, *private)
+}
+
+// stateDir is a folder of small files; the zero value keeps nothing.
+type stateDir string
+
+// read returns nil without an error when there is no such file.
+func (d stateDir) read(name string) ([]byte, error) {
+	if d == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(filepath.Join(string(d), name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the agent's state: %w", err)
+	}
+	return data, nil
+}
+
+// write replaces a file as a whole: after a crash it is either old or new.
+func (d stateDir) write(name string, data []byte) error {
+	if d == "" {
+		return nil
+	}
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return fmt.Errorf("creating the agent's state folder: %w", err)
+	}
+	file, err := os.CreateTemp(string(d), "."+name+".*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("writing the agent's state: %w", err)
+	}
+	_, err = file.Write(data)
+	err = errors.Join(err, file.Close())
+	if err == nil {
+		err = os.Rename(file.Name(), filepath.Join(string(d), name))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("writing the agent's state: %w", err), os.Remove(file.Name()))
+	}
+	return nil
+}
+
+func (d stateDir) readState() (*savedState, error) {
+	data, err := d.read(fileState)
+	if err != nil || data == nil {
+		return nil, err
+	}
+	var state savedState
+	if err := json.Unmarshal(data, &state); err != nil {
+		return nil, fmt.Errorf("%s: %w (delete it to start with a new AK)", filepath.Join(string(d), fileState), err)
+	}
+	return &state, nil
+}
+
+func (d stateDir) writeState(state *savedState) error {
+	data, err := json.MarshalIndent(state, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encoding the agent's state: %w", err)
+	}
+	return d.write(fileState, append(data, '\n'))
+}
+
+// readKey returns nil without an error when there is no such file.
+func (d stateDir) readKey(name string) (crypto.Signer, error) {
+	data, err := d.read(name)
+	if err != nil || data == nil {
+		return nil, err
+	}
+	path := filepath.Join(string(d), name)
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("%s: no PEM private key in it (delete it to make a new one)", path)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w (delete it to make a new one)", path, err)
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("%s: a key of type %T cannot be used", path, key)
+	}
+	return signer, nil
+}
+
+func (d stateDir) writeKey(name string, key crypto.Signer) error {
+	if d == "" {
+		return nil
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", name, err)
+	}
+	return d.write(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// newUUID makes a random UUID (RFC 9562, version 4).
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails, by its documentation
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"keylab.dev/keylab/lab"
+	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/spec"
+	"keylab.dev/keylab/tpmsim"
+)
+
+func newValidate(s streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "validate FILE",
+		Short: "Check a lab's specification; every problem is reported, with its place",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			labSpec, err := readSpec(s.in, args[0])
+			if err != nil {
+				return err
+			}
+			p, err := lab.Plan(labSpec)
+			if err != nil {
+				return usageError{err}
+			}
+			fmt.Fprintf(s.err, "%s is valid: lab %q, %d nodes.\n", args[0], p.Lab, len(p.Nodes))
+			return nil
+		},
+	}
+}
+
+func newSchema(s streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of a lab's specification",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			schema, err := spec.Schema()
+			if err != nil {
+				return err
+			}
+			_, err = s.out.Write(schema)
+			return err
+		},
+	}
+}
+
+// version is stamped by the build (-ldflags "-X main.version=…"); otherwise the module's own is shown.
+var version string
+
+func newVersion(s streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the versions of keylab and of what it is built with",
+		Args:  cobra.NoArgs,
+		Run: func(*cobra.Command, []string) {
+			v := version
+			if v == "" {
+				v = "devel"
+				if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+					v = info.Main.Version
+				}
+			}
+			simulator := "built in"
+			if err := tpmsim.Simulator().Available(); err != nil {
+				simulator = "not built in"
+			}
+			fmt.Fprintf(s.out, "keylab %s (%s, %s/%s), Keylime %v, TPM simulator %s\n", v, runtime.Version(), runtime.GOOS, runtime.GOARCH, spec.KeylimeVersions, simulator)
+		},
+	}
+}
+
+func newFault(s streams) *cobra.Command {
+	var f labFlag
+	var clear bool
+	c := &cobra.Command{
+		Use:   "fault KIND [NODE…]",
+		Short: "Break one thing in a running lab on purpose, or mend it",
+		Long: `Breaks one thing in a running lab, so that you see verify and Keylime find it:
+
+  flat-network           join services and cluster network to one layer-2 segment
+  open-router            let the router forward everything
+  swapped-route A B      lead the hostnames of two nodes to each other's agent
+  dead-agent NODE        stop a node's agent
+  dead-tpm NODE          kill a node's TPM (cannot be mended while the lab runs)
+
+With --clear the same thing is mended.`,
+		Example: `  keylab fault swapped-route node-1 node-2
+  keylab verify
+  keylab fault swapped-route node-1 node-2 --clear`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			l, err := f.open(nil)
+			if err != nil {
+				return err
+			}
+			done, err := l.Fault(c.Context(), control.Fault{Kind: args[0], Nodes: args[1:], Clear: clear})
+			if err != nil {
+				return explain(l, err)
+			}
+			fmt.Fprintf(s.err, "%s: %s.\n", args[0], done)
+			return nil
+		},
+	}
+	f.add(c)
+	c.Flags().BoolVar(&clear, "clear", false, "mend it")
+	return c
+}

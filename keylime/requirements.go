@@ -1,0 +1,70 @@
+package keylime
+
+import (
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+)
+
+//go:embed requirements/*.txt
+var requirementFiles embed.FS
+
+// DefaultVersion is the Keylime version that is installed when none is named.
+const DefaultVersion = "7.14.3"
+
+// Versions lists the Keylime versions that can be installed: those whose requirements are pinned in this program.
+func Versions() []string {
+	entries, err := requirementFiles.ReadDir("requirements")
+	if err != nil {
+		return nil // cannot happen: the folder is embedded
+	}
+	var versions []string
+	for _, e := range entries {
+		versions = append(versions, strings.TrimSuffix(e.Name(), ".txt"))
+	}
+	slices.Sort(versions)
+	return versions
+}
+
+// requirements are the pinned packages of one Keylime version.
+type requirements struct {
+	text   string // the whole file
+	digest string // hex SHA-256 of text
+	sdist  string // only the line that pins Keylime itself, with its hashes
+}
+
+func readRequirements(version string) (*requirements, error) {
+	data, err := requirementFiles.ReadFile(path.Join("requirements", version+".txt"))
+	if err != nil {
+		return nil, fmt.Errorf("keylime version %q cannot be installed: this program knows %s", version, strings.Join(Versions(), ", "))
+	}
+	sum := sha256.Sum256(data)
+	r := &requirements{text: string(data), digest: hex.EncodeToString(sum[:])}
+	if r.sdist, err = pinOf(r.text, "keylime"); err != nil {
+		return nil, fmt.Errorf("requirements of Keylime %s: %w", version, err)
+	}
+	return r, nil
+}
+
+// pinOf cuts the pin of one package, continuation lines included, out of a requirements file.
+func pinOf(text, name string) (string, error) {
+	var out strings.Builder
+	inside := false
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, name+"==") {
+			inside = true
+		}
+		if !inside {
+			continue
+		}
+		out.WriteString(line)
+		if !strings.HasSuffix(strings.TrimRight(line, "\n"), `\`) {
+			return out.String(), nil
+		}
+	}
+	return "", fmt.Errorf("no complete pin of package %q", name)
+}

@@ -1,0 +1,77 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+
+	"keylab.dev/keylab/report"
+)
+
+// Lab is a running lab, as the supervisor serves it.
+type Lab interface {
+	Status(ctx context.Context) (Status, error)
+	// Events hands over every event since the start and goes on until the lab is up, has ended, or emit fails.
+	Events(ctx context.Context, emit func(Event) error) error
+	Verify(ctx context.Context) (report.Result, error)
+	Network(ctx context.Context) (Network, error)
+	Fault(ctx context.Context, f Fault) (string, error)
+	// Tenant is Keylime's own command line in the lab.
+	Tenant(ctx context.Context) (Command, error)
+	// Down starts the orderly end of the lab and returns at once.
+	Down()
+}
+
+// Serve answers on l until it is closed.
+func Serve(l net.Listener, lab Lab) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", answer(func(r *http.Request) (any, error) { return lab.Status(r.Context()) }))
+	mux.HandleFunc("GET /v1/network", answer(func(r *http.Request) (any, error) { return lab.Network(r.Context()) }))
+	mux.HandleFunc("GET /v1/tenant", answer(func(r *http.Request) (any, error) { return lab.Tenant(r.Context()) }))
+	mux.HandleFunc("POST /v1/verify", answer(func(r *http.Request) (any, error) { return lab.Verify(r.Context()) }))
+	mux.HandleFunc("POST /v1/fault", answer(func(r *http.Request) (any, error) {
+		var f Fault
+		if err := json.NewDecoder(r.Body).Decode(&f); err != nil {
+			return nil, err
+		}
+		return lab.Fault(r.Context(), f)
+	}))
+	mux.HandleFunc("POST /v1/down", answer(func(*http.Request) (any, error) {
+		lab.Down()
+		return "stopping", nil
+	}))
+	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) {
+		out := json.NewEncoder(w)
+		flush := http.NewResponseController(w)
+		_ = lab.Events(r.Context(), func(e Event) error {
+			if err := out.Encode(e); err != nil {
+				return err
+			}
+			return flush.Flush()
+		})
+	})
+	err := (&http.Server{Handler: mux}).Serve(l)
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// failure is the body of an answer with a status of 500.
+type failure struct {
+	Error string `json:"error"`
+}
+
+func answer(do func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := do(r)
+		w.Header().Set("Content-Type", "application/json")
+		if err != nil {
+			w.WriteHeader(http.StatusInternalServerError)
+			v = failure{err.Error()}
+		}
+		_ = json.NewEncoder(w).Encode(v) // the peer is gone: nobody to tell
+	}
+}

@@ -1,0 +1,93 @@
+package control
+
+import (
+	"time"
+
+	"keylab.dev/keylab/netlab"
+)
+
+// LabState is what a lab as a whole is doing.
+type LabState string
+
+// The states of a lab.
+const (
+	Starting LabState = "starting"
+	Running  LabState = "running"
+	Degraded LabState = "degraded" // up, but a component or a node is not well
+	Stopping LabState = "stopping"
+	Stopped  LabState = "stopped" // has a folder, but does not run
+)
+
+// Status is a lab at one moment.
+type Status struct {
+	Lab        string      `json:"lab"`
+	Substrate  string      `json:"substrate"`
+	State      LabState    `json:"state"`
+	Started    time.Time   `json:"started"`
+	PID        int         `json:"pid"` // the supervisor's, in the PID namespace of who asks
+	Components []Component `json:"components"`
+	Nodes      []Node      `json:"nodes"`
+}
+
+// Component is one part of the lab that is not a node: registrar, verifier, dns, ingress, router.
+type Component struct {
+	Name    string `json:"name"`
+	State   string `json:"state"` // running, starting, dead
+	Address string `json:"address,omitempty"`
+	Detail  string `json:"detail,omitempty"` // of a dead one: how it ended
+}
+
+// Node is one node: its TPM, its agent, and what the verifier says of it.
+type Node struct {
+	Name             string     `json:"name"`
+	UUID             string     `json:"uuid"`
+	EKSerial         string     `json:"ek_serial"` // of the EK certificate, hexadecimal
+	Address          string     `json:"address"`
+	Hostname         string     `json:"hostname"` // contact address
+	State            string     `json:"state"`    // attested, enrolled, registered, refused, failed, tpm dead, agent dead, unknown, …
+	Detail           string     `json:"detail,omitempty"`
+	AttestationCount int        `json:"attestation_count"`
+	LastSuccess      *time.Time `json:"last_success"` // nil before the first
+}
+
+// Event is one line of a lab's progress.
+type Event struct {
+	Time    time.Time     `json:"time"`
+	Step    string        `json:"step,omitempty"`
+	State   string        `json:"state"` // start, done, failed, undone, undo-failed, note; ready and ended close the stream
+	Elapsed time.Duration `json:"elapsed,omitempty"`
+	Text    string        `json:"text,omitempty"`
+	Error   string        `json:"error,omitempty"`
+}
+
+// The states of Event that end a progress stream.
+const (
+	EventNote  = "note"
+	EventReady = "ready"
+	EventEnded = "ended"
+)
+
+// Network is the answer of `keylab net`.
+type Network struct {
+	netlab.Inspection
+	Rules    []netlab.Rule       `json:"rules"`
+	Counters []netlab.Counter    `json:"counters"`
+	Ingress  netlab.IngressStats `json:"ingress"`
+	Routes   map[string]string   `json:"routes"`   // ingress: hostname to the agent's address
+	Arrivals map[string]uint64   `json:"arrivals"` // new connections at each agent, by address, as its node\'s kernel counted them
+	DNS      map[string]uint64   `json:"dns"`      // queries by kind of answer
+}
+
+// Fault asks the lab to break, or to mend, one thing.
+type Fault struct {
+	Kind  string   `json:"kind"`
+	Nodes []string `json:"nodes,omitempty"`
+	Clear bool     `json:"clear,omitempty"`
+}
+
+// Command is a program to run on one of the lab's hosts.
+type Command struct {
+	Host string   `json:"host"`
+	Argv []string `json:"argv"`
+	Env  []string `json:"env"` // beside the caller's own
+}

@@ -1,0 +1,144 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/netns/sandbox"
+	"keylab.dev/keylab/lab/spec"
+	"keylab.dev/keylab/lab/state"
+	"keylab.dev/keylab/netlab"
+	"keylab.dev/keylab/tpmsim"
+)
+
+// Finding is one thing that a lab needs from the machine.
+type Finding struct {
+	What     string `json:"what"`
+	OK       bool   `json:"ok"`
+	Optional bool   `json:"optional,omitempty"` // a lab runs without it, some verb does not
+	Detail   string `json:"detail"`
+	Fix      string `json:"fix,omitempty"` // a command that mends it
+}
+
+// Doctor looks at the machine for everything that a lab needs.
+func Doctor(ctx context.Context) []Finding {
+	findings := []Finding{namespaces(ctx), swtpm(), simulator()}
+	findings = append(findings, keylimeNeeds(ctx)...)
+	return append(findings,
+		program("nsenter", "keylab exec, shell, tpm and tenant", "util-linux"),
+		program("tpm2_pcrread", "keylab tpm NODE -- tpm2_…", "tpm2-tools"),
+		program("nft", "a look at the router's rules by hand", "nftables"),
+		space("the labs' state", state.Base, 64<<20),
+		space("the cache", state.CacheBase, 512<<20),
+	)
+}
+
+// namespaces tries for real whether a sandbox with a network can be made.
+func namespaces(ctx context.Context) Finding {
+	f := Finding{What: "namespaces"}
+	out, err := sandbox.Try(ctx)
+	if err == nil {
+		f.OK, f.Detail = true, "user, PID, mount and network namespaces, bridges, veth and nftables work"
+		if !sandbox.NeedsUserNamespace() {
+			f.Detail = "PID, mount and network namespaces, bridges, veth and nftables work (as root)"
+		}
+		return f
+	}
+	f.Detail = strings.TrimSpace(fmt.Sprintf("%v %s", err, out))
+	for _, p := range netlab.Available(ctx) {
+		f.Detail, f.Fix = p.What, p.Fix
+		if strings.HasPrefix(f.Fix, "sysctl") {
+			f.Fix = "sudo " + f.Fix
+		}
+	}
+	return f
+}
+
+func swtpm() Finding {
+	f := Finding{What: "swtpm", OK: true, Detail: "found"}
+	if err := tpmsim.Swtpm().Available(); err != nil {
+		f.OK, f.Detail, f.Fix = false, err.Error(), "sudo apt-get install swtpm"
+		// Without swtpm a lab can run on the simulator, if that is built in.
+		f.Optional = tpmsim.Simulator().Available() == nil
+	}
+	return f
+}
+
+func simulator() Finding {
+	f := Finding{What: "TPM simulator", OK: true, Optional: true, Detail: "built in"}
+	if err := tpmsim.Simulator().Available(); err != nil {
+		f.OK, f.Detail = false, err.Error()
+	}
+	return f
+}
+
+func keylimeNeeds(ctx context.Context) []Finding {
+	cache, err := state.CacheBase()
+	if err != nil {
+		return []Finding{{What: "Keylime", Detail: err.Error()}}
+	}
+	var findings []Finding
+	for _, p := range keylime.Check(ctx, keylime.InstallOptions{Version: spec.Default().Keylime.Version, CacheDir: cache}) {
+		fix := p.Fix
+		if strings.HasPrefix(fix, "apt-get") {
+			fix = "sudo " + fix
+		}
+		findings = append(findings, Finding{What: "Keylime", Optional: p.Optional, Detail: p.What + " (" + p.Why + ")", Fix: fix})
+	}
+	if len(findings) == 0 {
+		findings = append(findings, Finding{What: "Keylime", OK: true, Detail: "Python has what the services need"})
+	}
+	return findings
+}
+
+// program looks for a program that some verb needs.
+func program(name, what, pkg string) Finding {
+	f := Finding{What: name, OK: true, Optional: true, Detail: "found"}
+	if _, err := exec.LookPath(name); err != nil {
+		f.OK, f.Detail, f.Fix = false, "not found; needed for "+what, "sudo apt-get install "+pkg
+	}
+	return f
+}
+
+// space checks that a folder's file system has room, in bytes.
+func space(what string, where func() (string, error), need uint64) Finding {
+	f := Finding{What: "disk space for " + what}
+	dir, err := where()
+	if err != nil {
+		f.Detail = err.Error()
+		return f
+	}
+	free, at, err := freeSpace(dir)
+	switch {
+	case err != nil:
+		f.Detail = err.Error()
+	case free < need:
+		f.Detail = fmt.Sprintf("%d MiB free at %s, %d MiB are needed", free>>20, at, need>>20)
+		f.Fix = fmt.Sprintf("make room there, or set %s or %s to another folder", state.EnvBase, state.EnvCache)
+	default:
+		f.OK, f.Detail = true, fmt.Sprintf("%d MiB free at %s", free>>20, at)
+	}
+	return f
+}
+
+// freeSpace is the room, in bytes, at a folder or, where it is not there yet, at the nearest one above it.
+func freeSpace(dir string) (free uint64, at string, err error) {
+	for at = dir; ; at = filepath.Dir(at) {
+		var s unix.Statfs_t
+		err = unix.Statfs(at, &s)
+		if errors.Is(err, unix.ENOENT) && at != "/" {
+			continue
+		}
+		if err != nil {
+			return 0, at, fmt.Errorf("ask for the free space at %s: %w", at, err)
+		}
+		return s.Bavail * uint64(s.Bsize), at, nil
+	}
+}

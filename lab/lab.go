@@ -1,0 +1,194 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"time"
+
+	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/netns"
+	"keylab.dev/keylab/lab/netns/sandbox"
+	"keylab.dev/keylab/lab/spec"
+	"keylab.dev/keylab/lab/state"
+	"keylab.dev/keylab/report"
+	"keylab.dev/keylab/tpmsim"
+)
+
+// The specification's types, for users of this package.
+type (
+	Spec  = spec.Spec
+	Nodes = spec.Nodes
+	Node  = spec.Node
+)
+
+// Status is a lab at one moment; Event is one line of its progress.
+type (
+	Status = control.Status
+	Event  = control.Event
+)
+
+// ErrNotRunning says that the lab does not run; ErrRunning that it does, or is being started.
+var (
+	ErrNotRunning = control.ErrNotRunning
+	ErrRunning    = control.ErrRunning
+)
+
+// initialised is set by Init: without it this program cannot be started again as a supervisor.
+var initialised bool
+
+// Init must be called first thing in main, or in TestMain: a lab's supervisor is this very program, started again with
+// arguments of its own, and Init is where such a call is answered. It then does not return.
+func Init() {
+	tpmsim.MaybeRunChild()
+	if status, handled := sandbox.Main(os.Args, netns.Roles()); handled {
+		exit(status)
+	}
+	initialised = true
+}
+
+// exit ends a process that is no user's: a role of this program in a lab.
+var exit = os.Exit
+
+// Lab is one lab by name, running or not.
+type Lab struct {
+	dir    state.Dir
+	client *control.Client
+}
+
+// Open names a lab. It need not exist.
+func Open(name string) (*Lab, error) {
+	dir, err := state.For(name)
+	if err != nil {
+		return nil, err
+	}
+	return at(dir), nil
+}
+
+func at(dir state.Dir) *Lab { return &Lab{dir: dir, client: control.NewClient(dir.Key())} }
+
+// List is every lab of this user, with its status; one that does not run has the state "stopped".
+func List(ctx context.Context) ([]Status, error) {
+	dirs, err := state.List()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Status, len(dirs))
+	for i, d := range dirs {
+		s, err := at(d).Status(ctx)
+		if errors.Is(err, ErrNotRunning) {
+			s, err = Status{Lab: d.Lab, State: control.Stopped}, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("lab %s: %w", d.Lab, err)
+		}
+		list[i] = s
+	}
+	return list, nil
+}
+
+// Name is the lab's name.
+func (l *Lab) Name() string { return l.dir.Lab }
+
+// Dir is the lab's folder on disk.
+func (l *Lab) Dir() state.Dir { return l.dir }
+
+// Exists tells whether the lab runs or has a folder.
+func (l *Lab) Exists(ctx context.Context) bool { return l.dir.Exists() || l.client.Running(ctx) }
+
+// Status asks the lab how it is. ErrNotRunning when it does not run.
+func (l *Lab) Status(ctx context.Context) (Status, error) { return l.client.Status(ctx) }
+
+// Verify has the lab prove its claims (package verify).
+func (l *Lab) Verify(ctx context.Context) (report.Result, error) { return l.client.Verify(ctx) }
+
+// Network asks for hosts, routes, the router's rules and all counters.
+func (l *Lab) Network(ctx context.Context) (control.Network, error) { return l.client.Network(ctx) }
+
+// Fault breaks or mends one thing on purpose, and says what was done.
+func (l *Lab) Fault(ctx context.Context, f control.Fault) (string, error) {
+	return l.client.Fault(ctx, f)
+}
+
+// downTimeout is how long an orderly end may take before the lab is ended by force.
+const downTimeout = 30 * time.Second
+
+// Down ends the lab in order and returns when nothing of it runs any more. A lab that does not run is no error:
+// wasRunning tells. The folder with its TPMs and keys stays.
+func (l *Lab) Down(ctx context.Context) (wasRunning bool, err error) {
+	pid, err := l.client.PID(ctx)
+	if errors.Is(err, ErrNotRunning) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	ended, err := holdSandbox(pid)
+	if err != nil {
+		return true, err
+	}
+	defer ended.Close()
+	asked := l.client.Down(ctx)
+	ctx, cancel := context.WithTimeout(ctx, downTimeout)
+	defer cancel()
+	if asked == nil {
+		if err := ended.Wait(ctx); err == nil {
+			return true, nil
+		}
+	}
+	// It does not answer or does not end. Its first process' death takes everything along.
+	if err := ended.Kill(); err != nil {
+		return true, fmt.Errorf("end the lab by force: %w", errors.Join(err, asked))
+	}
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), downTimeout)
+	defer cancel()
+	if err := ended.Wait(ctx); err != nil {
+		return true, fmt.Errorf("waiting for the killed lab to end: %w", err)
+	}
+	return true, nil
+}
+
+// Wipe is Down, and then deletes the lab's folder: its TPMs, its CA and all keys.
+func (l *Lab) Wipe(ctx context.Context) (existed bool, err error) {
+	if _, err := l.Down(ctx); err != nil {
+		return true, err
+	}
+	socket, err := control.Reserve(l.dir.Key())
+	if err != nil {
+		return true, err
+	}
+	defer socket.Close()
+	existed = l.dir.Exists()
+	return existed, l.dir.Remove()
+}
+
+// Command makes a command that runs argv on one of the lab's hosts: in its network namespace, with its resolv.conf and
+// host name, and with the node's TPM in TPM2TOOLS_TCTI and TCTI. The caller sets standard input, output and error.
+func (l *Lab) Command(ctx context.Context, host string, argv ...string) (*exec.Cmd, error) {
+	pid, err := l.client.PID(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cmd, err := sandbox.EnterCommand(ctx, l.dir.Lab, pid, host, argv...)
+	if err != nil {
+		return nil, err
+	}
+	cmd.Env = append(os.Environ(), "TPM2TOOLS_TCTI="+netns.TCTI, "TCTI="+netns.TCTI)
+	return cmd, nil
+}
+
+// TenantCommand makes a command that runs Keylime's own keylime_tenant in the lab with these arguments.
+func (l *Lab) TenantCommand(ctx context.Context, args ...string) (*exec.Cmd, error) {
+	tenant, err := l.client.Tenant(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cmd, err := l.Command(ctx, tenant.Host, append(tenant.Argv, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	cmd.Env = append(cmd.Env, tenant.Env...)
+	return cmd, nil
+}

@@ -1,0 +1,311 @@
+package netns
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"keylab.dev/keylab/ekca"
+	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/spec"
+	"keylab.dev/keylab/lab/state"
+	"keylab.dev/keylab/lab/verify"
+	"keylab.dev/keylab/netlab"
+	"keylab.dev/keylab/tpmsim"
+)
+
+// TCTI is where a node's TPM answers, on the loopback of the node's own namespace: swtpm's TCP protocol, which tpm2-tss
+// (TCTI "swtpm") and the Rust agent speak. The control port is the next one.
+const (
+	tctiHost = "127.0.0.1"
+	tctiPort = 2321
+	TCTI     = "swtpm:host=127.0.0.1,port=2321"
+)
+
+// nodeAgent is a running agent of any kind.
+type nodeAgent interface {
+	// register makes the agent known to the registrar and returns when it is active there.
+	register(ctx context.Context) error
+	certificate() *x509.Certificate
+	// served counts the quotes given for a nonce.
+	served(nonce string) (int, error)
+	// ended is nil while the agent runs, and else says how it ended.
+	ended() error
+	stop(ctx context.Context) error
+}
+
+// node is one attested machine, running.
+type node struct {
+	plan.Node
+	s *supervisor
+
+	mu       sync.Mutex
+	tpm      *tpmsim.TPM
+	identity *tpmsim.Identity
+	tcti     []net.Listener
+	uuid     string
+	hostname string
+	agent    nodeAgent
+	arrivals *netlab.ConnCounter // connections that reached the agent's port, by the node's own kernel
+	enrolled verify.Enrolment
+}
+
+// startTPM powers the node's TPM on, manufactures it if it is new, and serves it on the node's loopback.
+func (n *node) startTPM(ctx context.Context) error {
+	backend, err := tpmsim.Select(n.TPM.Backend)
+	if err != nil {
+		return err
+	}
+	options := tpmsim.Options{Name: n.Name, Dir: n.s.dir.TPM(n.Name), Backend: backend}
+	if n.TPM.Seed != "" {
+		if options.Seed, err = hex.DecodeString(n.TPM.Seed); err != nil {
+			return fmt.Errorf("seed of the TPM of %s: %w", n.Name, err)
+		}
+	}
+	log, err := n.s.logFile("tpm-" + n.Name)
+	if err != nil {
+		return err
+	}
+	options.Log = log
+	tpm, err := tpmsim.Open(ctx, options)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.tpm = tpm
+	n.mu.Unlock()
+	identity, err := tpm.Manufacture(ctx, tpmsim.ManufactureOptions{
+		Algorithm:   tpmsim.Algorithm(n.TPM.EKAlgorithm),
+		Certificate: func(ek crypto.PublicKey, _ tpmsim.Algorithm) ([]byte, error) { return n.issueEKCertificate(ek) },
+	})
+	if err != nil {
+		return err
+	}
+	uuid, err := n.chooseUUID(identity.Public)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.identity, n.uuid, n.hostname = identity, uuid, plan.ContactHostname(uuid, n.s.plan.Domain)
+	n.mu.Unlock()
+	return nil
+}
+
+// issueEKCertificate is the TPM maker's part: a certificate for the EK by the CA that the plan names. Nil for a TPM that
+// is to have none.
+func (n *node) issueEKCertificate(ek crypto.PublicKey) ([]byte, error) {
+	if n.EK.Absent {
+		return nil, nil
+	}
+	ca := n.s.ca
+	if n.EK.Stranger {
+		ca = n.s.stranger
+	}
+	request := ekca.Request{
+		Public: ek, Label: n.Name,
+		TPM: ekca.Model{Manufacturer: n.TPM.Manufacturer, Model: n.TPM.Model, Version: n.TPM.Version},
+	}
+	if n.EK.NotAfter != nil {
+		request.NotAfter = *n.EK.NotAfter
+	}
+	if n.EK.Expired {
+		request.NotBefore, request.NotAfter = time.Now().Add(-48*time.Hour), time.Now().Add(-24*time.Hour)
+	}
+	cert, err := ca.Issue(request)
+	if err != nil {
+		return nil, err
+	}
+	return cert.Raw, nil
+}
+
+// chooseUUID follows the plan's policy. A random UUID is kept with the agent's keys, so that it stays the same.
+func (n *node) chooseUUID(ek crypto.PublicKey) (string, error) {
+	switch n.Agent.UUID {
+	case spec.UUIDHashEK:
+		spki, err := x509.MarshalPKIXPublicKey(ek)
+		if err != nil {
+			return "", fmt.Errorf("encode the EK of %s: %w", n.Name, err)
+		}
+		return plan.HashEK(spki), nil
+	case spec.UUIDGenerate:
+		path := filepath.Join(n.s.dir.Agent(n.Name), "uuid")
+		kept, err := os.ReadFile(path)
+		if err == nil {
+			return strings.TrimSpace(string(kept)), nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("read the UUID of %s: %w", n.Name, err)
+		}
+		uuid, err := newUUID()
+		if err != nil {
+			return "", err
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return "", fmt.Errorf("keep the UUID of %s: %w", n.Name, err)
+		}
+		return uuid, state.WriteFile(path, []byte(uuid+"\n"), 0o600)
+	}
+	return n.Agent.UUID, nil
+}
+
+// newUUID makes a random UUID (RFC 9562, section 5.4).
+func newUUID() (string, error) {
+	var b [16]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return "", fmt.Errorf("make a UUID: %w", err)
+	}
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]), nil
+}
+
+// serveTPM offers the TPM on the node's loopback. It needs the network, which the TPM itself does not.
+func (n *node) serveTPM() error {
+	ns := n.s.network.Host(n.Name)
+	data, err := ns.Listen("tcp", net.JoinHostPort(tctiHost, fmt.Sprint(tctiPort)))
+	if err != nil {
+		return err
+	}
+	ctrl, err := ns.Listen("tcp", net.JoinHostPort(tctiHost, fmt.Sprint(tctiPort+1)))
+	if err != nil {
+		data.Close()
+		return err
+	}
+	n.mu.Lock()
+	n.tcti = []net.Listener{data, ctrl}
+	tpm := n.tpm
+	n.mu.Unlock()
+	go func() {
+		if err := tpm.ServeTCTI(context.Background(), data, ctrl); err != nil {
+			n.s.log.Error("the TPM's TCTI ended", "node", n.Name, "error", err)
+		}
+	}()
+	return nil
+}
+
+// startAgent starts the node's agent, opens its hostname at the ingress, and registers it.
+func (n *node) startAgent(ctx context.Context) error {
+	n.mu.Lock()
+	serving := n.tcti != nil
+	n.mu.Unlock()
+	if !serving {
+		if err := n.serveTPM(); err != nil {
+			return err
+		}
+	}
+	if n.arrivals == nil {
+		arrivals, err := netlab.CountConnections(n.s.network.Host(n.Name), n.Agent.Port)
+		if err != nil {
+			return err
+		}
+		n.arrivals = arrivals
+	}
+	var a nodeAgent
+	var err error
+	if n.Agent.Kind == string(spec.AgentBinary) {
+		a, err = n.startBinaryAgent(ctx)
+	} else {
+		a, err = n.startGoAgent(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.agent = a
+	n.mu.Unlock()
+	if err := n.s.ingress.SetRoute(n.hostname, join(n.Address, n.Agent.Port)); err != nil {
+		return err
+	}
+	return a.register(ctx)
+}
+
+// stopAgent ends the node's agent; it is no error when none runs.
+func (n *node) stopAgent(ctx context.Context) error {
+	n.mu.Lock()
+	a := n.agent
+	n.mu.Unlock()
+	if a == nil {
+		return nil
+	}
+	return a.stop(ctx)
+}
+
+// stopTPM ends the TPM in order, so that its clock stays safe over the next start (TPM 2.0 Library, Part 1, Clock).
+func (n *node) stopTPM(ctx context.Context) error {
+	n.mu.Lock()
+	tpm, tcti := n.tpm, n.tcti
+	n.tpm, n.tcti = nil, nil
+	n.mu.Unlock()
+	for _, l := range tcti {
+		l.Close()
+	}
+	if tpm == nil {
+		return nil
+	}
+	return tpm.Close(ctx)
+}
+
+// enrol has the tenant hand the agent to the verifier. A refusal that the specification asked for is noted, not an error.
+func (n *node) enrol(ctx context.Context) error {
+	result, err := n.s.enrolAgent(ctx, n.uuid)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.enrolled = result
+	n.mu.Unlock()
+	if result.OK {
+		return nil
+	}
+	if why, meant := n.RefusedOnPurpose(n.s.plan.Keylime.RequireEKCert); meant {
+		n.s.journal.note(plan.NodeStep(plan.StepEnrol, n.Name), fmt.Sprintf("refused by the tenant, as the specification asks: %s. Keylime says: %s", why, result.Message))
+		return nil
+	}
+	return fmt.Errorf("the tenant refused %s (%s): %s", n.Name, n.uuid, result.Message)
+}
+
+// refused tells whether the tenant turned the node down.
+func (n *node) refused() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.enrolled.Done && !n.enrolled.OK
+}
+
+// awaitAttested waits for the verifier's first successful attestation of the node.
+func (n *node) awaitAttested(ctx context.Context) error {
+	if n.refused() {
+		return nil
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	last := "none"
+	for {
+		a, err := n.s.verifier.Agent(ctx, n.uuid)
+		switch {
+		case err != nil:
+			last = err.Error()
+		case a.AttestationCount > 0:
+			return nil
+		default:
+			last = "state " + a.OperationalState.String()
+		}
+		if err == nil && a.OperationalState.Stopped() {
+			return fmt.Errorf("the verifier does not trust %s (%s): state %s, last event %q", n.Name, n.uuid, a.OperationalState, a.LastEventID)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the first attestation of %s (%s): %w; the verifier's last answer: %s", n.Name, n.uuid, context.Cause(ctx), last)
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,121 @@
+package netns
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/netns/sandbox"
+)
+
+// stopGrace is how long a process may take to end after SIGTERM.
+const stopGrace = 5 * time.Second
+
+// process is a program that runs on one of the lab's hosts, with its output in a log file.
+type process struct {
+	name string
+	argv []string
+	log  string
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error // once done is closed
+	from int64 // where its own output begins in the log file
+}
+
+// startProcess starts a program on a host. It lives until stop, or until the sandbox ends.
+func startProcess(lab, host string, c keylime.Command, log string) (*process, error) {
+	out, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the log of %s: %w", c.Name, err)
+	}
+	defer out.Close()
+	p := &process{name: c.Name, argv: c.Argv, log: log, done: make(chan struct{})}
+	if info, err := out.Stat(); err == nil {
+		p.from = info.Size()
+	}
+	p.cmd = c.Exec(context.Background())
+	sandbox.On(p.cmd, lab, host)
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s (%s): %w", c.Name, strings.Join(c.Argv, " "), err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// alive tells whether the program still runs.
+func (p *process) alive() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// stop ends the program and its children: SIGTERM, and SIGKILL for what is left after the grace.
+func (p *process) stop(ctx context.Context) error {
+	group := -p.cmd.Process.Pid
+	_ = syscall.Kill(group, syscall.SIGTERM)
+	ctx, cancel := context.WithTimeout(ctx, stopGrace)
+	defer cancel()
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+	}
+	_ = syscall.Kill(group, syscall.SIGKILL)
+	<-p.done
+	return nil
+}
+
+// died is the error for a program that ended by itself: command, how, and what it printed last.
+func (p *process) died() error {
+	how := errors.New("exit status 0")
+	if p.err != nil {
+		how = p.err
+	}
+	return fmt.Errorf("%s ended: %w\ncommand: %s\nlog %s:\n%s", p.name, how, strings.Join(p.argv, " "), p.log, p.lastOutput(15))
+}
+
+// lastOutput is the end of what the program printed, indented.
+func (p *process) lastOutput(lines int) string {
+	data, err := os.ReadFile(p.log)
+	if err != nil {
+		return "  (" + err.Error() + ")"
+	}
+	if p.from <= int64(len(data)) {
+		data = data[p.from:]
+	}
+	all := bytes.Split(bytes.TrimRight(data, "\n"), []byte("\n"))
+	if len(all) > lines {
+		all = all[len(all)-lines:]
+	}
+	return "  " + string(bytes.Join(all, []byte("\n  ")))
+}
+
+// awaitReady waits until ready, which waits itself, says that the program answers; it fails at once when the program ends.
+func (p *process) awaitReady(ctx context.Context, ready func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answered := make(chan error, 1)
+	go func() { answered <- ready(ctx) }()
+	select {
+	case <-p.done:
+		return p.died()
+	case err := <-answered:
+		if err != nil {
+			return fmt.Errorf("%w\nlog %s:\n%s", err, p.log, p.lastOutput(15))
+		}
+		return nil
+	}
+}

@@ -1,0 +1,134 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"keylab.dev/keylab/ekca"
+	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/steps"
+)
+
+// work is what one step of the plan does here, and how it is undone.
+type work struct {
+	do, undo func(context.Context) error
+}
+
+// steps gives the plan's steps their work. A step that the plan names and nobody does is a mistake found at once.
+func (s *supervisor) steps() []steps.Step {
+	works := map[string]work{
+		plan.StepNetwork:   {s.buildNetwork, func(context.Context) error { return s.closeNetwork() }},
+		plan.StepEKCA:      {s.makeEKCA, nil},
+		plan.StepConfig:    {s.configureKeylime, nil},
+		plan.StepDNS:       {s.startDNS, func(context.Context) error { return s.closeDNS() }},
+		plan.StepIngress:   {s.startIngress, func(context.Context) error { return s.closeIngress() }},
+		plan.StepRegistrar: {s.startRegistrar, s.stopService(plan.Registrar)},
+		plan.StepVerifier:  {s.startVerifier, s.stopService(plan.Verifier)},
+		plan.StepTenant:    {s.startTenant, s.stopTenant},
+	}
+	for _, n := range s.nodes {
+		works[plan.NodeStep(plan.StepTPM, n.Name)] = work{limited(s.crypto, n.startTPM), n.stopTPM}
+		works[plan.NodeStep(plan.StepAgent, n.Name)] = work{limited(s.crypto, n.startAgent), n.stopAgent}
+		works[plan.NodeStep(plan.StepEnrol, n.Name)] = work{n.enrol, nil}
+		works[plan.NodeStep(plan.StepAttest, n.Name)] = work{n.awaitAttested, nil}
+	}
+	var list []steps.Step
+	for _, p := range s.plan.Steps {
+		w, ok := works[p.Name]
+		if !ok {
+			w.do = func(context.Context) error { return fmt.Errorf("this substrate does not know the step %q", p.Name) }
+		}
+		list = append(list, steps.Step{Name: p.Name, After: p.After, Do: w.do, Undo: w.undo, UndoFailed: true})
+	}
+	return list
+}
+
+// limited lets few of the steps that cost processor time run at once: more would only make each of them late.
+func limited(slots chan struct{}, do func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			return do(ctx)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// makeEKCA opens the lab's EK CA, or makes it, and exports the tpm_cert_store. A CA that nobody trusts is made beside
+// it when a node is to have a stranger's certificate.
+func (s *supervisor) makeEKCA(ctx context.Context) error {
+	c := s.plan.EKCA
+	config := ekca.Config{
+		Algorithm: ekca.KeyAlgorithm(c.Algorithm), Intermediates: c.Intermediates,
+		Organization: c.Organization, RootName: c.RootName, IntermediateName: c.IntermediateName,
+		Validity: time.Duration(c.Validity), EKValidity: time.Duration(c.EKValidity), CRLURL: c.CRLURL, AIAURL: c.AIAURL,
+	}
+	ca, _, err := ekca.OpenOrCreate(s.dir.EKCA(), config)
+	if err != nil {
+		return err
+	}
+	if _, err := ca.ExportStore(s.dir.CertStore()); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.ca = ca
+	s.mu.Unlock()
+	if !c.Stranger {
+		return nil
+	}
+	config.RootName, config.IntermediateName, config.Organization = "Stranger's Root CA", "Stranger's Intermediate CA", "not the lab's TPM maker"
+	stranger, _, err := ekca.OpenOrCreate(s.dir.StrangerCA(), config)
+	s.mu.Lock()
+	s.stranger = stranger
+	s.mu.Unlock()
+	return err
+}
+
+func (s *supervisor) closeNetwork() error {
+	s.mu.Lock()
+	network := s.network
+	s.mu.Unlock()
+	if network == nil {
+		return nil
+	}
+	return network.Close()
+}
+
+func (s *supervisor) closeDNS() error {
+	var errs []error
+	for _, d := range s.dns {
+		errs = append(errs, d.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *supervisor) closeIngress() error {
+	if s.ingress == nil {
+		return nil
+	}
+	return s.ingress.Close()
+}
+
+func (s *supervisor) nodeNames() string {
+	names := make([]string, len(s.nodes))
+	for i, n := range s.nodes {
+		names[i] = n.Name
+	}
+	return strings.Join(names, ", ")
+}
+
+// eachNode does something to all nodes at once and gives the first error.
+func (s *supervisor) eachNode(do func(*node) error) error {
+	var g errgroup.Group
+	for _, n := range s.nodes {
+		g.Go(func() error { return do(n) })
+	}
+	return g.Wait()
+}

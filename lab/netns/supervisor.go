@@ -1,0 +1,223 @@
+package netns
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"keylab.dev/keylab/ekca"
+	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/state"
+	"keylab.dev/keylab/lab/steps"
+	"keylab.dev/keylab/lab/verify"
+	"keylab.dev/keylab/netlab"
+	"keylab.dev/keylab/report"
+)
+
+// supervisor is a running lab.
+type supervisor struct {
+	plan    plan.Plan
+	dir     state.Dir
+	handoff Handoff
+	log     *slog.Logger
+	journal *journal
+	started time.Time
+
+	network *netlab.Lab
+	nodes   []*node
+
+	mu         sync.Mutex
+	state      control.LabState
+	router     *netlab.Router
+	dns        []*netlab.DNS
+	ingress    *netlab.Ingress
+	ca         *ekca.CA
+	stranger   *ekca.CA
+	pki        *keylime.PKI
+	configured *keylime.Configured
+	services   map[string]*process
+	registrar  *keylime.RegistrarClient
+	verifier   *keylime.VerifierClient
+	tenant     *keylime.Enroller
+	tenantLog  io.Writer
+	open       []io.Closer // log files
+	unbridge   func() error
+
+	verifying sync.Mutex    // one verify at a time: they count packets
+	crypto    chan struct{} // slots for steps that cost processor time
+	down      chan struct{}
+	downOnce  sync.Once
+}
+
+// Supervise is the whole life of a lab, from inside its sandbox. It returns when the lab has ended: nil after an
+// orderly `down`, and else why it did not come up.
+func Supervise(lab string, args []string, files func(int) *os.File) error {
+	s := &supervisor{
+		log: slog.New(slog.NewTextHandler(os.Stderr, nil)), journal: newJournal(), started: time.Now(),
+		state: control.Starting, services: map[string]*process{},
+		crypto: make(chan struct{}, runtime.NumCPU()), down: make(chan struct{}),
+	}
+	if len(args) != 1 {
+		return fmt.Errorf("supervisor of %s: needs its orders", lab)
+	}
+	if err := json.Unmarshal([]byte(args[0]), &s.handoff); err != nil {
+		return fmt.Errorf("read the supervisor's orders: %w", err)
+	}
+	s.dir = s.handoff.Dir
+	data, err := os.ReadFile(s.dir.Plan())
+	if err != nil {
+		return fmt.Errorf("read the lab's plan: %w", err)
+	}
+	if err := json.Unmarshal(data, &s.plan); err != nil {
+		return fmt.Errorf("read the lab's plan %s: %w", s.dir.Plan(), err)
+	}
+	for _, n := range s.plan.Nodes {
+		s.nodes = append(s.nodes, &node{Node: n, s: s})
+	}
+	listener, err := control.Adopt(files(fileControl))
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	go func() {
+		if err := control.Serve(listener, s); err != nil {
+			s.log.Error("the control socket ended", "error", err)
+		}
+	}()
+
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	released := make(chan struct{})
+	go func() {
+		watchLeash(files(fileLeash), func() {
+			cancel(errAborted)
+			s.Down()
+		})
+		close(released)
+	}()
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		<-signals
+		cancel(errAborted)
+		s.Down()
+	}()
+	return s.live(ctx)
+}
+
+// errAborted is why the steps of a lab end early when its `up` was interrupted.
+var errAborted = errors.New("the start of the lab was interrupted")
+
+// undoParallel is how many parts of the lab end at once.
+const undoParallel = 16
+
+// live carries out the steps, waits for the end, and undoes them.
+func (s *supervisor) live(ctx context.Context) error {
+	ready, cancel := context.WithTimeoutCause(ctx, time.Duration(s.plan.Ready), fmt.Errorf("not ready within %s (timeouts.ready)", time.Duration(s.plan.Ready)))
+	defer cancel()
+	undo, err := steps.Run(ready, s.steps(), steps.Options{Retain: s.handoff.Retain, OnEvent: s.stepEvent, UndoParallel: undoParallel})
+	defer s.closeFiles()
+	if err != nil {
+		s.log.Error("the lab did not come up", "error", err)
+		if !s.handoff.Retain || ctx.Err() != nil {
+			s.end(err)
+			return err
+		}
+		s.journal.add(control.Event{State: control.EventReady, Error: err.Error()})
+		s.setPhase(control.Degraded)
+	} else {
+		s.log.Info("the lab is up", "elapsed", time.Since(s.started))
+		s.setPhase(control.Running)
+		s.journal.add(control.Event{State: control.EventReady, Elapsed: time.Since(s.started)})
+	}
+	<-s.down
+	s.setPhase(control.Stopping)
+	s.log.Info("taking the lab down")
+	err = undo.Undo(context.Background())
+	s.end(err)
+	return err
+}
+
+// end gives those who follow the progress their last line.
+func (s *supervisor) end(err error) {
+	e := control.Event{State: control.EventEnded}
+	if err != nil {
+		e.Error = err.Error()
+	}
+	s.journal.add(e)
+}
+
+// stepEvent hands a step's progress on to who follows it, and to the log.
+func (s *supervisor) stepEvent(e steps.Event) {
+	c := control.Event{Time: e.Time, Step: e.Step, State: string(e.State), Elapsed: e.Elapsed}
+	if e.Err != nil {
+		c.Error = e.Err.Error()
+	}
+	s.journal.add(c)
+	s.log.Info("step", "name", e.Step, "state", e.State, "elapsed", e.Elapsed, "error", e.Err)
+}
+
+// Down implements control.Lab.
+func (s *supervisor) Down() { s.downOnce.Do(func() { close(s.down) }) }
+
+// Events implements control.Lab.
+func (s *supervisor) Events(ctx context.Context, emit func(control.Event) error) error {
+	return s.journal.follow(ctx, emit)
+}
+
+// Verify implements control.Lab.
+func (s *supervisor) Verify(ctx context.Context) (report.Result, error) {
+	if phase := s.phase(); phase != control.Running && phase != control.Degraded {
+		return report.Result{}, fmt.Errorf("the lab is %s: wait until it is up", phase)
+	}
+	s.verifying.Lock()
+	defer s.verifying.Unlock()
+	return verify.Run(ctx, target{s}, verify.Options{}), nil
+}
+
+func (s *supervisor) phase() control.LabState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
+
+func (s *supervisor) setPhase(p control.LabState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = p
+}
+
+// node finds a running node by name.
+func (s *supervisor) node(name string) (*node, error) {
+	for _, n := range s.nodes {
+		if n.Name == name {
+			return n, nil
+		}
+	}
+	return nil, fmt.Errorf("the lab has no node %q; it has %s", name, s.nodeNames())
+}
+
+func (s *supervisor) keep(c io.Closer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open = append(s.open, c)
+}
+
+func (s *supervisor) closeFiles() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.open {
+		c.Close()
+	}
+}

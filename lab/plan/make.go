@@ -1,0 +1,196 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+
+	"keylab.dev/keylab/lab/spec"
+)
+
+// Offsets of the lab's own hosts in their network.
+const (
+	offsetRouter    = 2
+	offsetRegistrar = 11
+	offsetVerifier  = 12
+	offsetTenant    = 13
+	offsetDNS       = 53
+	offsetNodes     = 11 // the first node; later ones count up past the addresses that are taken
+)
+
+// Make plans the lab of a valid specification with its defaults set (spec.Decode, spec.Default).
+func Make(s spec.Spec) (Plan, error) {
+	services, cluster := s.Networks.Services.CIDR.Masked(), s.Networks.Cluster.CIDR.Masked()
+	p := Plan{
+		Lab:       s.Name,
+		Substrate: string(s.Substrate),
+		Domain:    s.Networks.Domain,
+		Networks:  []Network{{Services, services}, {Cluster, cluster}},
+		EKCA:      planEKCA(s.EKCA),
+		Ready:     Duration(s.Timeouts.Ready),
+	}
+	b := builder{plan: &p, services: services, cluster: cluster, taken: map[netip.Addr]bool{}}
+	b.router()
+	serviceDNS := offset(services, offsetDNS)
+	clusterDNS := offset(cluster, offsetDNS)
+	b.host(Registrar, Services, offset(services, offsetRegistrar), serviceDNS)
+	b.host(Verifier, Services, offset(services, offsetVerifier), serviceDNS)
+	b.host(Tenant, Services, offset(services, offsetTenant), serviceDNS)
+	b.host(DNS, Services, serviceDNS, serviceDNS)
+	b.host(ClusterDNS, Cluster, clusterDNS, clusterDNS)
+	ingress := s.Networks.Cluster.LoadBalancer
+	b.host(Ingress, Cluster, ingress, clusterDNS)
+
+	registrar := offset(services, offsetRegistrar)
+	p.Keylime = Keylime{
+		Version: s.Keylime.Version, Mode: string(s.Keylime.Mode),
+		RequireEKCert:   s.Keylime.RequireEKCert == nil || *s.Keylime.RequireEKCert,
+		QuoteInterval:   Duration(s.Keylime.QuoteInterval),
+		VerifierWorkers: s.Keylime.VerifierWorkers, RegistrarWorkers: s.Keylime.RegistrarWorkers,
+		Registrar:    netip.AddrPortFrom(registrar, RegistrarPort),
+		RegistrarTLS: netip.AddrPortFrom(registrar, RegistrarTLSPort),
+		Verifier:     netip.AddrPortFrom(offset(services, offsetVerifier), VerifierPort),
+		Ingress:      netip.AddrPortFrom(ingress, IngressPort),
+		Options:      s.Keylime.Options,
+	}
+
+	next := offset(cluster, offsetNodes)
+	for i, n := range effectiveNodes(s) {
+		for b.taken[next] {
+			next = next.Next()
+		}
+		if !cluster.Contains(next) || next == lastAddr(cluster) {
+			return Plan{}, fmt.Errorf("networks.cluster.cidr: %s has no address left for node %q, number %d", cluster, n.Name, i+1)
+		}
+		b.host(n.Name, Cluster, next, clusterDNS)
+		n.Number, n.Address = i+1, next
+		n.Hostname = hostnamePattern(n.Agent.UUID, p.Domain)
+		p.EKCA.Stranger = p.EKCA.Stranger || n.EK.Stranger
+		p.Nodes = append(p.Nodes, n)
+	}
+	rules, err := b.rules(s.Networks.Allow)
+	if err != nil {
+		return Plan{}, err
+	}
+	p.Rules = rules
+	p.DNS = Zone{Domain: p.Domain, Wildcard: ingress, Records: map[string]netip.Addr{}}
+	for _, h := range p.Hosts {
+		p.DNS.Records[h.Name+"."+s.Name+".test"] = h.Address()
+	}
+	p.Steps = steps(p)
+	return p, nil
+}
+
+// builder gathers hosts and remembers which addresses they took.
+type builder struct {
+	plan              *Plan
+	services, cluster netip.Prefix
+	taken             map[netip.Addr]bool
+}
+
+func (b *builder) prefix(network string) netip.Prefix {
+	if network == Services {
+		return b.services
+	}
+	return b.cluster
+}
+
+// mac is a locally administered address, 02:4b:4c:<network>:<host number>, so that a packet capture reads itself.
+func (b *builder) mac(network string, a netip.Addr) string {
+	n := 1
+	if network == Cluster {
+		n = 2
+	}
+	four := a.As4()
+	return fmt.Sprintf("02:4b:4c:%02x:%02x:%02x", n, four[2], four[3])
+}
+
+func (b *builder) iface(name, network string, a netip.Addr) Interface {
+	b.taken[a] = true
+	return Interface{Name: name, Network: network, Address: a, MAC: b.mac(network, a)}
+}
+
+// router stands in both networks and is the only host that does.
+func (b *builder) router() {
+	b.plan.Hosts = append(b.plan.Hosts, Host{
+		Name:    Router,
+		Forward: true,
+		Interfaces: []Interface{
+			b.iface("services", Services, offset(b.services, offsetRouter)),
+			b.iface("cluster", Cluster, offset(b.cluster, offsetRouter)),
+		},
+	})
+}
+
+// host adds a host whose default route is the router's address in its network.
+func (b *builder) host(name, network string, a, resolver netip.Addr) {
+	b.plan.Hosts = append(b.plan.Hosts, Host{
+		Name:       name,
+		Interfaces: []Interface{b.iface("eth0", network, a)},
+		Routes:     []Route{{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: offset(b.prefix(network), offsetRouter)}},
+		Resolver:   resolver,
+	})
+}
+
+// rules are the flows of the design, then the user's own.
+func (b *builder) rules(extra []spec.Flow) ([]Rule, error) {
+	registrar, _ := b.end(Registrar)
+	ingress, _ := b.end(Ingress)
+	rules := []Rule{
+		{"cluster-to-registrar", b.cluster, registrar, "tcp", RegistrarPort},
+		{"cluster-to-registrar-tls", b.cluster, registrar, "tcp", RegistrarTLSPort},
+		{"services-to-ingress", b.services, ingress, "tcp", IngressPort},
+	}
+	for i, f := range extra {
+		from, err := b.end(f.From)
+		if err != nil {
+			return nil, fmt.Errorf("networks.allow[%d].from: %w", i, err)
+		}
+		to, err := b.end(f.To)
+		if err != nil {
+			return nil, fmt.Errorf("networks.allow[%d].to: %w", i, err)
+		}
+		name := f.Name
+		if name == "" {
+			name = fmt.Sprintf("allow-%d", i+1)
+		}
+		rules = append(rules, Rule{name, from, to, string(f.Protocol), uint16(f.Port)})
+	}
+	return rules, nil
+}
+
+// end is one side of a flow: a network's prefix or a host's address.
+func (b *builder) end(name string) (netip.Prefix, error) {
+	switch name {
+	case Services:
+		return b.services, nil
+	case Cluster:
+		return b.cluster, nil
+	}
+	h, ok := b.plan.Host(name)
+	if !ok {
+		return netip.Prefix{}, fmt.Errorf("the lab has no host %q", name)
+	}
+	return netip.PrefixFrom(h.Address(), 32), nil
+}
+
+// offset is the n-th address of a network.
+func offset(p netip.Prefix, n int) netip.Addr {
+	four := p.Masked().Addr().As4()
+	v := uint32(four[0])<<24 | uint32(four[1])<<16 | uint32(four[2])<<8 | uint32(four[3])
+	v += uint32(n)
+	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
+}
+
+// lastAddr is the broadcast address of a network.
+func lastAddr(p netip.Prefix) netip.Addr { return offset(p, 1<<(32-p.Bits())-1) }
+
+// hostnamePattern is a contact address in which a UUID that is not known yet stands as a placeholder.
+func hostnamePattern(uuid, domain string) string {
+	switch uuid {
+	case spec.UUIDHashEK:
+		return "<uuid0-31>.<uuid32-63>." + domain
+	case spec.UUIDGenerate:
+		return "<uuid>." + domain
+	}
+	return ContactHostname(uuid, domain)
+}

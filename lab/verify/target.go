@@ -1,0 +1,75 @@
+package verify
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"time"
+
+	"keylab.dev/keylab/ekca"
+	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/netlab"
+)
+
+// Target is a running lab, as verify needs it.
+type Target interface {
+	Plan() plan.Plan
+	Nodes() []Node
+	EKCA() *ekca.CA
+	// CertStore is the folder that the tenant takes its trusted EK CAs from.
+	CertStore() string
+	Registrar() *keylime.RegistrarClient
+	Verifier() *keylime.VerifierClient
+	// ClientTLS has a client certificate that Keylime's agents accept (cv_ca).
+	ClientTLS() *tls.Config
+
+	// Probe tries to reach an address from one of the lab's hosts.
+	Probe(ctx context.Context, from, protocol string, to netip.AddrPort) netlab.ProbeResult
+	// SharedSegment tells whether two hosts share a layer-2 segment, and by what evidence.
+	SharedSegment(ctx context.Context, a, b string) (shared bool, evidence string, err error)
+	// RouterCounters are the packets counted per rule and per kind of drop.
+	RouterCounters(ctx context.Context) (map[string]uint64, error)
+	// IngressConnections are the connections forwarded by the ingress so far, by hostname.
+	IngressConnections(ctx context.Context) (map[string]uint64, error)
+	// Resolve asks a host's own DNS server for the IPv4 addresses of a name.
+	Resolve(ctx context.Context, from, name string) ([]netip.Addr, error)
+	// Dial connects from one of the lab's hosts.
+	Dial(ctx context.Context, from string, to netip.AddrPort) (net.Conn, error)
+}
+
+// Node is what the lab itself knows of one node, without asking Keylime.
+type Node struct {
+	plan.Node
+	UUID     string // as the lab expects it
+	Hostname string // likewise
+	// AgentCertificate is the one that the node's agent serves.
+	AgentCertificate *x509.Certificate
+	// Enrolled is what the tenant said; Err nil when it accepted the agent.
+	Enrolled Enrolment
+	// TPM reads the EK and its certificate out of the node's own TPM, now.
+	TPM func(ctx context.Context) (TPMIdentity, error)
+	// Served is how many quotes the node's agent gave for a nonce, from the agent's own record.
+	Served func(nonce string) (int, error)
+	// Fault is set when the node's TPM or agent is known to be dead.
+	Fault string
+}
+
+// Enrolment is the tenant's word on one agent.
+type Enrolment struct {
+	Done bool // the tenant was asked and answered
+	OK   bool
+	// EKChecked says that the tenant found a CA in its tpm_cert_store that issued the EK certificate.
+	EKChecked bool
+	Message   string // Keylime's own
+	At        time.Time
+}
+
+// TPMIdentity is what a TPM says of itself.
+type TPMIdentity struct {
+	EKPublic    []byte // TPM2B_PUBLIC
+	EKSPKI      []byte // DER SubjectPublicKeyInfo
+	Certificate []byte // DER, from NV; empty when there is none
+}

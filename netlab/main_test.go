@@ -1,0 +1,137 @@
+package netlab
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// inNamespaceEnv marks the copy of the test program that runs in namespaces of its own.
+const inNamespaceEnv = "KEYLAB_NETLAB_TEST_INSIDE"
+
+// TestMain runs the tests in a copy of the test program that has its own
+// network and mount namespace, and, for a normal user, its own user namespace.
+func TestMain(m *testing.M) {
+	if os.Getenv(inNamespaceEnv) == "" {
+		os.Exit(runInside())
+	}
+	if err := privateRun(); err != nil {
+		fmt.Fprintln(os.Stderr, "prepare the test's mount namespace:", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func runInside() int {
+	runtime.LockOSThread() // Pdeathsig follows the thread
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inNamespaceEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	if os.Geteuid() != 0 || os.Getenv("KEYLAB_TEST_USERNS") != "" {
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "run the tests in namespaces:", err)
+		return 1
+	}
+	return 0
+}
+
+func privateRun() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	if err := prepareNamespace(); err != nil { // the loopback link is down in a new namespace
+		return err
+	}
+	return unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")
+}
+
+// The plan of the tests' lab: two networks and a router, as a real lab has them.
+var (
+	services = Network{Name: "services", Prefix: netip.MustParsePrefix("198.18.10.0/24")}
+	cluster  = Network{Name: "cluster", Prefix: netip.MustParsePrefix("198.18.20.0/24"), MTU: 1400}
+
+	registrarAddr = netip.MustParseAddr("198.18.10.11")
+	verifierAddr  = netip.MustParseAddr("198.18.10.12")
+	routerAtSvc   = netip.MustParseAddr("198.18.10.2")
+	routerAtClu   = netip.MustParseAddr("198.18.20.2")
+	ingressAddr   = netip.MustParseAddr("198.18.20.200")
+)
+
+func nodeAddr(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 18, 20, byte(10 + i)})
+}
+
+func serviceHost(name string, a netip.Addr) Host {
+	return Host{
+		Name:       name,
+		Interfaces: []Interface{{Network: "services", Addresses: []netip.Addr{a}}},
+		Routes:     []Route{{To: cluster.Prefix, Via: routerAtSvc}},
+	}
+}
+
+func clusterHost(name string, a netip.Addr) Host {
+	return Host{
+		Name:       name,
+		Interfaces: []Interface{{Network: "cluster", Addresses: []netip.Addr{a}}},
+		Routes:     []Route{{To: services.Prefix, Via: routerAtClu}},
+	}
+}
+
+func testTopology(nodes int) Topology {
+	t := Topology{
+		Networks: []Network{services, cluster},
+		Hosts: []Host{
+			{Name: "router", Forward: true, Interfaces: []Interface{
+				{Network: "services", Addresses: []netip.Addr{routerAtSvc}},
+				{Network: "cluster", Addresses: []netip.Addr{routerAtClu}},
+			}},
+			serviceHost("registrar", registrarAddr),
+			serviceHost("verifier", verifierAddr),
+			clusterHost("ingress", ingressAddr),
+		},
+	}
+	for i := 1; i <= nodes; i++ {
+		t.Hosts = append(t.Hosts, clusterHost(fmt.Sprintf("node%d", i), nodeAddr(i)))
+	}
+	return t
+}
+
+// buildLab builds a topology in a folder of the test's own and takes it away at its end.
+func buildLab(t testing.TB, topo Topology) *Lab {
+	t.Helper()
+	l, err := Build(context.Background(), runDir(t), topo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error("close the lab:", err)
+		}
+	})
+	return l
+}
+
+// runDir is a folder where namespaces can be bound.
+func runDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/run", "netns-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}

@@ -1,0 +1,191 @@
+package tpmsim
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// ErrNotManufactured is wrapped by the error of [TPM.Identity] when the TPM has no endorsement key or no EK certificate in its NV memory.
+var ErrNotManufactured = errors.New("TPM is not manufactured")
+
+// ManufactureOptions say what a TPM gets at the factory.
+type ManufactureOptions struct {
+	Algorithm Algorithm
+	// Certificate returns the EK certificate (DER) for the new EK; it is called at most once, and not for a TPM that has one already.
+	Certificate func(ek crypto.PublicKey, algorithm Algorithm) (der []byte, err error)
+}
+
+// Identity is what tells a TPM from all others.
+type Identity struct {
+	Algorithm   Algorithm
+	Public      crypto.PublicKey // of the EK: *rsa.PublicKey or *ecdsa.PublicKey
+	TPM2BPublic []byte           // TPM2B_PUBLIC of the EK, with its 2-byte size
+	Certificate []byte           // EK certificate, DER, as it is in NV memory
+	Existing    bool             // it was there before this call
+}
+
+// Manufacture makes the endorsement key by the TCG's low-range template, persists it at 0x81010001 (RSA) or 0x81010002 (ECC), and writes its
+// certificate into NV index 0x01c00002 or 0x01c0000a with the attributes of the TCG EK Credential Profile, section 2.2.1.4. The certificate
+// comes last: a manufacture that was interrupted is repeated by calling Manufacture again. A TPM that has both already is left as it is,
+// and Identity.Existing is true. One TPM may get both algorithms by two calls.
+func (t *TPM) Manufacture(ctx context.Context, o ManufactureOptions) (*Identity, error) {
+	id, err := t.manufacture(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("tpmsim: manufacturing %s: %w", label(t.opts), err)
+	}
+	return id, nil
+}
+
+func (t *TPM) manufacture(ctx context.Context, o ManufactureOptions) (id *Identity, err error) {
+	p, err := profileOf(o.Algorithm)
+	if err != nil {
+		return nil, err
+	}
+	id, err = t.identity(ctx, p)
+	if !errors.Is(err, ErrNotManufactured) {
+		return id, err
+	}
+	if o.Certificate == nil {
+		return nil, errors.New("ManufactureOptions.Certificate is nil")
+	}
+	c := t.Client()
+	defer func() { err = errors.Join(err, c.Close()) }()
+	public, err := makeEK(ctx, c, p)
+	if err != nil {
+		return nil, err
+	}
+	id, err = newIdentity(p, public)
+	if err != nil {
+		return nil, err
+	}
+	id.Certificate, err = o.Certificate(id.Public, p.algorithm)
+	if err != nil {
+		return nil, fmt.Errorf("getting a certificate for the EK: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return id, writeCertificate(ctx, c, p, id.Certificate)
+}
+
+// makeEK returns the public area of the persistent EK, making that first if need be.
+func makeEK(ctx context.Context, c transport.TPM, p *ekProfile) (*tpm2.TPM2BPublic, error) {
+	if public, err := readEK(c, p); err == nil {
+		return public, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	primary, err := tpm2.CreatePrimary{
+		PrimaryHandle: tpm2.TPMRHEndorsement,
+		InPublic:      tpm2.New2B(p.template),
+	}.Execute(c)
+	if err != nil {
+		return nil, fmt.Errorf("TPM2_CreatePrimary of the %s EK: %w", p.algorithm, err)
+	}
+	_, err = tpm2.EvictControl{
+		Auth:             tpm2.TPMRHOwner,
+		ObjectHandle:     tpm2.NamedHandle{Handle: primary.ObjectHandle, Name: primary.Name},
+		PersistentHandle: p.persistent,
+	}.Execute(c)
+	if err != nil {
+		return nil, fmt.Errorf("TPM2_EvictControl of the EK to %#x: %w", p.persistent, err)
+	}
+	if _, err := (tpm2.FlushContext{FlushHandle: primary.ObjectHandle}).Execute(c); err != nil {
+		return nil, fmt.Errorf("TPM2_FlushContext of the EK: %w", err)
+	}
+	return &primary.OutPublic, nil
+}
+
+func readEK(c transport.TPM, p *ekProfile) (*tpm2.TPM2BPublic, error) {
+	r, err := tpm2.ReadPublic{ObjectHandle: p.persistent}.Execute(c)
+	if err != nil {
+		return nil, fmt.Errorf("TPM2_ReadPublic of the EK at %#x: %w", p.persistent, err)
+	}
+	return &r.OutPublic, nil
+}
+
+func newIdentity(p *ekProfile, public *tpm2.TPM2BPublic) (*Identity, error) {
+	area, err := public.Contents()
+	if err != nil {
+		return nil, fmt.Errorf("reading the EK's public area: %w", err)
+	}
+	key, err := publicKey(area)
+	if err != nil {
+		return nil, err
+	}
+	return &Identity{Algorithm: p.algorithm, Public: key, TPM2BPublic: tpm2.Marshal(*public)}, nil
+}
+
+// Identity returns the EK and its certificate as they are in the TPM; the RSA one if it has both. The error wraps
+// [ErrNotManufactured] if it has none.
+func (t *TPM) Identity(ctx context.Context) (*Identity, error) {
+	var errs []error
+	for _, a := range Algorithms() {
+		p, err := profileOf(a)
+		if err != nil {
+			return nil, err
+		}
+		id, err := t.identity(ctx, p)
+		if err == nil {
+			return id, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, fmt.Errorf("tpmsim: identity of %s: %w", label(t.opts), errors.Join(errs...))
+}
+
+func (t *TPM) identity(ctx context.Context, p *ekProfile) (id *Identity, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c := t.Client()
+	defer func() { err = errors.Join(err, c.Close()) }()
+	public, err := readEK(c, p)
+	if isMissing(err) {
+		return nil, fmt.Errorf("%w: no %s EK: %w", ErrNotManufactured, p.algorithm, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	id, err = newIdentity(p, public)
+	if err != nil {
+		return nil, err
+	}
+	id.Existing = true
+	id.Certificate, err = readNV(c, p.certificate)
+	if isMissing(err) {
+		return nil, fmt.Errorf("%w: no certificate for the %s EK: %w", ErrNotManufactured, p.algorithm, err)
+	}
+	return id, err
+}
+
+// isMissing tells that the TPM has no such object or index, or an index that was never written.
+func isMissing(err error) bool {
+	return errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCNVUninitialized)
+}
+
+// ReplaceEKCertificate puts another certificate (DER) into the NV index of each EK that the TPM has a certificate index for, as a repaired or
+// a forged TPM would have it. It is not checked against the EK.
+func (t *TPM) ReplaceEKCertificate(ctx context.Context, der []byte) (err error) {
+	id, err := t.Identity(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := profileOf(id.Algorithm)
+	if err != nil {
+		return err
+	}
+	c := t.Client()
+	defer func() {
+		if err = errors.Join(err, c.Close()); err != nil {
+			err = fmt.Errorf("tpmsim: replacing the EK certificate of %s: %w", label(t.opts), err)
+		}
+	}()
+	return writeCertificate(ctx, c, p, der)
+}
