@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // Create makes a CA in dir, which must be absent or empty; missing parent folders are made, with mode 0700. The keys of all levels are
@@ -146,7 +145,7 @@ func writeHierarchy(dir string, cfg Config, keys []crypto.Signer, levels []*x509
 		}
 	}
 	if err := os.Rename(temp, dir); err != nil {
-		if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
+		if errors.Is(err, fs.ErrExist) { // ENOTEMPTY too
 			return fmt.Errorf("%w: another process has just made one there: %w", ErrExists, err)
 		}
 		return err

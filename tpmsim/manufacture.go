@@ -170,8 +170,8 @@ func isMissing(err error) bool {
 	return errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCNVUninitialized)
 }
 
-// ReplaceEKCertificate puts another certificate (DER) into the NV index of each EK that the TPM has a certificate index for, as a repaired or
-// a forged TPM would have it. It is not checked against the EK.
+// ReplaceEKCertificate puts another certificate (DER) into the NV index of the EK that [TPM.Identity] returns, as a repaired or a
+// forged TPM would have it. It is not checked against the EK.
 func (t *TPM) ReplaceEKCertificate(ctx context.Context, der []byte) (err error) {
 	id, err := t.Identity(ctx)
 	if err != nil {

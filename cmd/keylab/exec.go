@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -45,8 +46,7 @@ func newShell(s streams) *cobra.Command {
 				shell = "/bin/sh"
 			}
 			err := runOn(c.Context(), s, &f, args[0], []string{shell})
-			var exit *exec.ExitError
-			if errors.As(err, &exit) {
+			if errors.As(err, new(commandStatus)) {
 				return nil // the status of whatever was typed last says nothing about keylab
 			}
 			return err
@@ -140,5 +140,13 @@ func runOn(ctx context.Context, s streams, f *labFlag, host string, argv []strin
 
 func attached(s streams, cmd *exec.Cmd) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.in, s.out, s.err
-	return cmd.Run()
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return commandStatus{128 + int(ws.Signal())} // as a shell would have it
+	}
+	return commandStatus{exit.ExitCode()}
 }

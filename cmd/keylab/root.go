@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -50,6 +49,11 @@ type quietError struct{ status int }
 
 func (e quietError) Error() string { return fmt.Sprintf("exit status %d", e.status) }
 
+// commandStatus is the exit status of a command that ran in the lab, which has said itself what was wrong.
+type commandStatus struct{ status int }
+
+func (e commandStatus) Error() string { return fmt.Sprintf("exit status %d", e.status) }
+
 // run is the whole command line: it returns the exit status.
 func run(ctx context.Context, s streams, args []string) int {
 	root := newRoot(s)
@@ -63,12 +67,12 @@ func run(ctx context.Context, s streams, args []string) int {
 	}
 	var quiet quietError
 	var invalid *spec.InvalidError
-	var exit *exec.ExitError
+	var command commandStatus
 	switch {
 	case errors.As(err, &quiet):
 		return quiet.status
-	case errors.As(err, &exit):
-		return exit.ExitCode() // of a command run in the lab, which has said itself what was wrong
+	case errors.As(err, &command):
+		return command.status
 	case errors.As(err, &invalid):
 		fmt.Fprintln(s.err, invalid)
 		return exitUsage

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 
@@ -24,8 +25,11 @@ type Lab interface {
 	Down()
 }
 
-// Serve answers on l until it is closed.
-func Serve(l net.Listener, lab Lab) error {
+// Server answers on a lab's control socket.
+type Server struct{ http *http.Server }
+
+// NewServer is a server for one lab.
+func NewServer(lab Lab) *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", answer(func(r *http.Request) (any, error) { return lab.Status(r.Context()) }))
 	mux.HandleFunc("GET /v1/network", answer(func(r *http.Request) (any, error) { return lab.Network(r.Context()) }))
@@ -52,12 +56,19 @@ func Serve(l net.Listener, lab Lab) error {
 			return flush.Flush()
 		})
 	})
-	err := (&http.Server{Handler: mux}).Serve(l)
-	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	return &Server{&http.Server{Handler: mux}}
 }
+
+// Serve answers on l until Shutdown.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the lab's control socket: %w", err)
+	}
+	return nil
+}
+
+// Shutdown closes the socket and waits until answers under way, such as the end of the progress, have been sent.
+func (s *Server) Shutdown(ctx context.Context) error { return s.http.Shutdown(ctx) }
 
 // failure is the body of an answer with a status of 500.
 type failure struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"time"
 
 	"keylab.dev/keylab/keylime"
@@ -33,6 +34,9 @@ func (s *supervisor) configureKeylime(ctx context.Context) error {
 	installation, err := keylime.EnsureInstalled(ctx, keylime.InstallOptions{Version: k.Version, CacheDir: s.handoff.Cache})
 	if err != nil {
 		return err
+	}
+	if err := os.RemoveAll(s.dir.Keylime()); err != nil {
+		return fmt.Errorf("delete the services' state of the last run: %w", err)
 	}
 	configured, err := keylime.WriteConfig(ctx, keylime.Config{
 		Dir: s.dir.Keylime(), PKI: pki, Installation: installation,

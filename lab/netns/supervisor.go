@@ -89,23 +89,27 @@ func Supervise(lab string, args []string, files func(int) *os.File) error {
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
+	server := control.NewServer(s)
 	go func() {
-		if err := control.Serve(listener, s); err != nil {
-			s.log.Error("the control socket ended", "error", err)
+		if err := server.Serve(listener); err != nil {
+			s.log.Error("control socket", "error", err)
+		}
+	}()
+	defer func() {
+		// Who follows the lab's end is to read it to the end, but cannot hold the lab back.
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if err := server.Shutdown(ctx); err != nil {
+			s.log.Error("control socket", "error", err)
 		}
 	}()
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	released := make(chan struct{})
-	go func() {
-		watchLeash(files(fileLeash), func() {
-			cancel(errAborted)
-			s.Down()
-		})
-		close(released)
-	}()
+	go watchLeash(files(fileLeash), func() {
+		cancel(errAborted)
+		s.Down()
+	})
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	go func() {

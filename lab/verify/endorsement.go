@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"keylab.dev/keylab/ekca"
@@ -121,7 +122,7 @@ func (v *verification) tenantAccepted(_ context.Context, n Node) (string, error)
 	if err != nil {
 		return "", fmt.Errorf("no CA in the tenant's tpm_cert_store issued the EK certificate: %w", err)
 	}
-	return fmt.Sprintf("require_ek_cert = True, trusted by %s of the tpm_cert_store", file), nil
+	return fmt.Sprintf("require_ek_cert = True, trusted by %s of the tpm_cert_store", filepath.Base(file)), nil
 }
 
 // distinct checks that no two nodes share a value.

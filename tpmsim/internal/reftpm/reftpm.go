@@ -28,6 +28,7 @@ static void keep_seeds(void) { sync_seeds(); }
 import "C"
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"unsafe"
@@ -37,6 +38,9 @@ import (
 
 // nvSize is NV_MEMORY_SIZE of the reference implementation in bytes.
 const nvSize = 16384
+
+// shutdownClear is TPM2_Shutdown(TPM_SU_CLEAR).
+var shutdownClear = []byte{0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x45, 0, 0}
 
 // TPM is the one TPM of this process, powered on; the next command must be TPM2_Startup.
 type TPM struct {
@@ -71,8 +75,17 @@ func Manufacture(seed *int64) (*TPM, error) {
 	}
 	// The seeds were changed in the TPM's working memory only and would not survive a reset.
 	C.keep_seeds()
+	t := &TPM{sim}
+	// go-tpm-tools has started the TPM; without an orderly shutdown its clock would not be safe after the power cycle.
+	response, err := t.Run(shutdownClear)
+	if err == nil && !bytes.Equal(response[6:], make([]byte, 4)) {
+		err = fmt.Errorf("TPM2_Shutdown: response %x", response)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("manufacturing the reference TPM: %w", err)
+	}
 	C.power_cycle()
-	return &TPM{sim}, nil
+	return t, nil
 }
 
 // Resume powers on the TPM whose NV memory is nv.
