@@ -48,7 +48,7 @@ func APIVersions() []string {
 // Listener by Serve.
 type Config struct {
 	// UUID is the agent's identity: UUIDHashEK (also ""), UUIDGenerate, or a
-	// UUID or other identifier the registrar accepts ([A-Za-z0-9_.-]).
+	// UUID or other identifier the registrar accepts ([A-Za-z0-9_.-], at most 64).
 	UUID string
 
 	// OpenTPM opens one client of the TPM. It is called again when a connection
@@ -115,8 +115,9 @@ type Config struct {
 	OnAccess func(Access)
 }
 
-// identifier is what Keylime's valid_agent_id admits, ASCII only.
-var identifier = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+// identifier is what Keylime's valid_agent_id admits, ASCII only, and no longer
+// than the common name of a certificate may be (RFC 5280, ub-common-name).
+var identifier = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 
 // hashAlgorithms maps Keylime's names to TPM algorithms.
 var hashAlgorithms = map[string]tpm2.TPMAlgID{
@@ -163,7 +164,7 @@ func (c Config) withDefaults() (Config, error) {
 		report("ContactPort %d is not a port (1-65535)", c.ContactPort)
 	}
 	if !identifier.MatchString(c.UUID) {
-		report("UUID %q: want %q, %q or an identifier of letters, digits, '.', '_' and '-'", c.UUID, UUIDHashEK, UUIDGenerate)
+		report("UUID %q: want %q, %q or an identifier of 1 to 64 letters, digits, '.', '_' and '-'", c.UUID, UUIDHashEK, UUIDGenerate)
 	}
 	if c.EKAlgorithm != EKRSA2048 && c.EKAlgorithm != EKECCP256 {
 		report("EKAlgorithm %q: want %q or %q", c.EKAlgorithm, EKRSA2048, EKECCP256)

@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,12 +22,13 @@ import (
 
 // testTPM is a swtpm process of the test's own.
 type testTPM struct {
-	t    testing.TB
-	dir  string
-	path string // unix socket
-	mu   sync.Mutex
-	cmd  *exec.Cmd
-	used chan struct{} // swtpm serves one connection at a time
+	t     testing.TB
+	dir   string
+	path  string // unix socket
+	mu    sync.Mutex
+	cmd   *exec.Cmd
+	ended chan struct{} // cmd has ended
+	used  chan struct{} // swtpm serves one connection at a time
 }
 
 func startTPM(t testing.TB) *testTPM {
@@ -56,11 +59,22 @@ func (p *testTPM) start() {
 		"--server", "type=unixio,path="+p.path, "--ctrl", "type=unixio,path="+p.path+".ctrl",
 		"--flags", "not-need-init,startup-clear")
 	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := cmd.Start(); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // if the test crashes
+	started, ended := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // Pdeathsig is about the thread that started it
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // killed at the end
+		}
+		close(ended)
+	}()
+	if err := <-started; err != nil {
 		p.t.Fatalf("starting swtpm: %v", err)
 	}
 	p.mu.Lock()
-	p.cmd = cmd
+	p.cmd, p.ended = cmd, ended
 	p.mu.Unlock()
 	deadline := time.Now().Add(20 * time.Second)
 	tick := time.NewTicker(2 * time.Millisecond)
@@ -83,7 +97,7 @@ func (p *testTPM) stop() {
 	defer p.mu.Unlock()
 	if p.cmd != nil {
 		_ = p.cmd.Process.Kill()
-		_ = p.cmd.Wait()
+		<-p.ended
 		p.cmd = nil
 	}
 }

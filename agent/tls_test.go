@@ -55,7 +55,8 @@ func TestOldTLSIsRefused(t *testing.T) {
 // TestHostilePeers: connections that say nothing, nonsense, or half a request do
 // not keep others from being served.
 func TestHostilePeers(t *testing.T) {
-	f := startAgent(t, func(cfg *Config) { cfg.RequestTimeout = 300 * time.Millisecond })
+	t.Parallel() // it waits for timeouts
+	f := startAgent(t, func(cfg *Config) { cfg.RequestTimeout = 2 * time.Second })
 	addr := f.cfg.Listener.Addr().String()
 	silent, err := net.Dial("tcp", addr)
 	if err != nil {

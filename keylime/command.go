@@ -108,10 +108,11 @@ func (c *Configured) command(service string, args ...string) Command {
 		"HOME=" + dir,
 		"LANG=C.UTF-8",
 		"KEYLIME_DIR=" + dir,
-		// Keylime adds the system's certificate authorities to each TLS context that it makes, one for each agent: a dozen milliseconds each time, and
-		// it would trust any of them. These two variables, which OpenSSL reads, leave the lab's own.
+		// Keylime's TLS contexts take in the system's certificate authorities, and its HTTP library those of Mozilla for each connection: tens of
+		// milliseconds each time, and it would trust them all. These variables, read by OpenSSL and by requests, leave the lab's own authority.
 		"SSL_CERT_FILE=" + c.PKI.CACertFile(),
 		"SSL_CERT_DIR=" + c.runDir(),
+		"REQUESTS_CA_BUNDLE=" + c.PKI.CACertFile(),
 		"XDG_RUNTIME_DIR=" + c.runDir(), // for the socket between a service's processes, where /run/keylime cannot be used
 		"PYTHONUNBUFFERED=1",
 		"PYTHONNOUSERSITE=1",

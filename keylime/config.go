@@ -149,6 +149,9 @@ func (c Config) validate() error {
 	return nil
 }
 
+// newerOptions are options that only speed things up, and that versions before 7.14 lack.
+var newerOptions = map[string]bool{"max_workers": true, "shutdown_drain_timeout": true, "session_create_rate_limit_per_ip": true}
+
 // settings are the options that differ from Keylime's defaults, by component.
 func (c Config) settings() map[string]map[string]string {
 	pki := c.PKI.path
@@ -158,12 +161,16 @@ func (c Config) settings() map[string]map[string]string {
 		"registrar_ip": c.RegistrarIP, "registrar_port": strconv.Itoa(c.RegistrarTLSPort),
 		"tls_dir": c.PKI.Dir, "server_cert": fileVerifierCert, "server_key": fileVerifierKey, "trusted_client_ca": ca,
 		"client_cert": filePollerCert, "client_key": filePollerKey, "trusted_server_ca": ca,
-		"mode": c.Mode, "quote_interval": seconds(c.QuoteInterval), "retry_interval": seconds(c.RetryInterval),
+		"quote_interval": seconds(c.QuoteInterval), "retry_interval": seconds(c.RetryInterval),
 		"exponential_backoff": "False", "max_retries": strconv.Itoa(c.MaxRetries), "max_workers": strconv.Itoa(c.VerifierWorkers),
+		"num_workers": strconv.Itoa(c.VerifierWorkers), // what versions before 7.14 heed
 		"revocations.enabled_revocation_notifications": pyList(c.RevocationNotifiers),
 		// A whole push lab may share one source address, so the limit per address is no protection here.
 		"session_create_rate_limit_per_ip": "100000",
 		"shutdown_drain_timeout":           "2",
+	}
+	if c.Mode != Pull { // versions before 7.14 have no other, nor the option
+		verifier["mode"] = c.Mode
 	}
 	registrar := map[string]string{
 		"ip": c.RegistrarIP, "port": strconv.Itoa(c.RegistrarPort), "tls_port": strconv.Itoa(c.RegistrarTLSPort),
@@ -245,6 +252,9 @@ func WriteConfig(ctx context.Context, cfg Config) (*Configured, error) {
 		}
 		for _, opts := range []map[string]string{settings[component], cfg.Overrides[component]} {
 			for _, name := range slices.Sorted(maps.Keys(opts)) {
+				if newerOptions[name] && !f.has(component, name) {
+					continue
+				}
 				if err := f.set(component, name, opts[name]); err != nil {
 					errs = append(errs, err)
 				}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func enroller(t *testing.T, kl *Configured, opts EnrollerOptions) *Enroller {
+func enroller(t testing.TB, kl *Configured, opts EnrollerOptions) *Enroller {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	en, err := StartEnroller(ctx, kl, opts)

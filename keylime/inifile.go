@@ -41,10 +41,7 @@ func parseINI(text string) *iniFile {
 
 // set gives an option a value. A name without a dot belongs to the section named as the file is; others are "section.option".
 func (f *iniFile) set(component, name, value string) error {
-	key := strings.ToLower(name)
-	if !strings.Contains(key, ".") {
-		key = component + "." + key
-	}
+	key := optionKey(component, name)
 	i, ok := f.options[key]
 	if !ok {
 		return fmt.Errorf("keylime's %s.conf has no option %q; the nearest is %q", component, name, f.nearest(component, key))
@@ -61,13 +58,21 @@ func (f *iniFile) set(component, name, value string) error {
 	return nil
 }
 
+func (f *iniFile) has(component, name string) bool {
+	_, ok := f.options[optionKey(component, name)]
+	return ok
+}
+
+func optionKey(component, name string) string {
+	if name = strings.ToLower(name); strings.Contains(name, ".") {
+		return name
+	}
+	return component + "." + name
+}
+
 // get returns an option's value, "" when it has none.
 func (f *iniFile) get(component, name string) string {
-	key := name
-	if !strings.Contains(key, ".") {
-		key = component + "." + key
-	}
-	i, ok := f.options[key]
+	i, ok := f.options[optionKey(component, name)]
 	if !ok {
 		return ""
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // services starts registrar and verifier and waits until both answer. They end with the test, and their logs are shown if it fails.
-func services(t *testing.T, change func(*Config)) *Configured {
+func services(t testing.TB, change func(*Config)) *Configured {
 	t.Helper()
 	dir := t.TempDir()
 	pki, err := CreatePKI(filepath.Join(dir, "pki"), PKIOptions{})
@@ -44,7 +44,7 @@ func services(t *testing.T, change func(*Config)) *Configured {
 	return kl
 }
 
-func launch(t *testing.T, c Command, dir string) *exec.Cmd {
+func launch(t testing.TB, c Command, dir string) *exec.Cmd {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	log, err := os.Create(filepath.Join(dir, c.Name+".log"))

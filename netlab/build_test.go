@@ -2,6 +2,7 @@ package netlab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -249,6 +250,26 @@ func TestDialRefusesNames(t *testing.T) {
 	}
 	if _, err := l.Host("registrar").Listen("tcp", "localhost:80"); err == nil {
 		t.Error("a name was listened on")
+	}
+}
+
+func TestDialEndsWithItsContext(t *testing.T) {
+	l := buildLab(t, testTopology(0))
+	applyRules(t, l) // drops everything, so that the dial hangs
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		_, err := l.Host("verifier").DialContext(ctx, "tcp", "198.18.20.200:443")
+		done <- err
+	}()
+	cancel()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v, want %v", err, context.Canceled)
+		}
+	case <-time.After(patience):
+		t.Fatal("the dial did not end with its context")
 	}
 }
 

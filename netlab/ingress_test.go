@@ -205,8 +205,8 @@ func TestIngressRoutes(t *testing.T) {
 	}
 }
 
-func TestIngressLeavesNoGoroutines(t *testing.T) {
-	before := runtime.NumGoroutine()
+func TestIngressLeavesNothingOpen(t *testing.T) {
+	before, filesBefore := runtime.NumGoroutine(), openFiles(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -252,6 +252,17 @@ func TestIngressLeavesNoGoroutines(t *testing.T) {
 	}
 	bl.Close()
 	eventually(t, "all goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
+	eventually(t, "all sockets to be closed", func() bool { return openFiles(t) <= filesBefore })
+}
+
+// openFiles is how many file descriptors this process has.
+func openFiles(t *testing.T) int {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(fds)
 }
 
 // longConnection starts a connection through the ingress and returns once it has passed.
@@ -310,14 +321,21 @@ func TestIngressShutdownLetsConnectionsEnd(t *testing.T) {
 }
 
 func TestIngressShutdownEndsWhatDoesNot(t *testing.T) {
-	i := startIngress(t, IngressOptions{})
+	i := startIngress(t, IngressOptions{HelloTimeout: time.Hour})
 	client, backend := longConnection(t, i)
+	silent, err := net.Dial("tcp", i.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	silent.SetDeadline(time.Now().Add(patience))
+	eventually(t, "both connections to be taken", func() bool { return i.Stats().Active == 2 })
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
 	if err := i.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Shutdown returned %v", err)
 	}
-	for who, c := range map[string]net.Conn{"client": client, "backend": backend} {
+	for who, c := range map[string]net.Conn{"client": client, "backend": backend, "silent client": silent} {
 		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("the %s's connection did not end: %v", who, err)
 		}

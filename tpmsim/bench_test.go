@@ -16,10 +16,7 @@ func placeholderCertificate(crypto.PublicKey, Algorithm) ([]byte, error) {
 
 // BenchmarkManufacture measures the making of one TPM from nothing: process, state, EK, certificate, orderly end.
 func BenchmarkManufacture(b *testing.B) {
-	for _, backend := range []Backend{Swtpm(), Simulator()} {
-		if backend.Available() != nil {
-			continue
-		}
+	for _, backend := range builtBackends() {
 		for _, a := range Algorithms() {
 			for _, seeded := range []bool{false, true} {
 				b.Run(backend.Name()+"/"+string(a)+"/seeded="+strconv.FormatBool(seeded), func(b *testing.B) {
@@ -34,10 +31,7 @@ func BenchmarkManufacture(b *testing.B) {
 
 // BenchmarkManufacture64 makes 64 TPMs, two at a time.
 func BenchmarkManufacture64(b *testing.B) {
-	for _, backend := range []Backend{Swtpm(), Simulator()} {
-		if backend.Available() != nil {
-			continue
-		}
+	for _, backend := range builtBackends() {
 		for _, a := range Algorithms() {
 			b.Run(backend.Name()+"/"+string(a), func(b *testing.B) {
 				for b.Loop() {

@@ -7,5 +7,8 @@ import (
 
 func TestMain(m *testing.M) {
 	MaybeRunChild()
+	if os.Getenv(orphanDir) != "" {
+		runOrphanParent()
+	}
 	os.Exit(m.Run())
 }

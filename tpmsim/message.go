@@ -28,10 +28,12 @@ const (
 	ccGetCapability    = 0x17a
 	ccGetRandom        = 0x17b
 
+	tagResponse = 0x00c4 // of the response to a command with an unknown tag
+
 	rcSuccess       = 0x000
+	rcBadTag        = 0x01e
 	rcCommandSize   = 0x142
 	rcSize          = 0x095 // TPM_RC_SIZE, format one
-	rcValue         = 0x084 // TPM_RC_VALUE, format one
 	rcHandle        = 0x08b // TPM_RC_HANDLE, format one
 	rcContextGap    = 0x901
 	rcObjectMemory  = 0x902
@@ -58,7 +60,12 @@ func newCommand(code uint32, rest []byte) []byte {
 }
 
 // errorResponse makes the response that a TPM gives when it fails with rc.
-func errorResponse(rc uint32) []byte { return newMessage(tagNoSessions, rc, nil) }
+func errorResponse(rc uint32) []byte {
+	if rc == rcBadTag {
+		return newMessage(tagResponse, rc, nil)
+	}
+	return newMessage(tagNoSessions, rc, nil)
+}
 
 func newMessage(tag uint16, code uint32, rest []byte) []byte {
 	m := make([]byte, headerSize, headerSize+len(rest))
@@ -118,6 +125,9 @@ type parsedCommand struct {
 func parseCommand(raw []byte, layouts map[uint32]commandLayout) (*parsedCommand, uint32) {
 	if len(raw) < headerSize || int64(u32At(raw, 2)) != int64(len(raw)) || len(raw) > maxMessage {
 		return nil, rcCommandSize
+	}
+	if tag := messageTag(raw); tag != tagNoSessions && tag != tagSessions {
+		return nil, rcBadTag
 	}
 	c := &parsedCommand{raw: raw, code: messageCode(raw)}
 	c.layout, c.known = layouts[c.code]

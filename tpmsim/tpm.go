@@ -83,8 +83,13 @@ func (t *TPM) Name() string { return t.opts.Name }
 // Backend returns Options.Backend.
 func (t *TPM) Backend() Backend { return t.opts.Backend }
 
-// take waits for the turn to use the TPM.
+// take waits for the turn to use the TPM. A free TPM is taken even if ctx is over.
 func (t *TPM) take(ctx context.Context) error {
+	select {
+	case t.turn <- struct{}{}:
+		return nil
+	default:
+	}
 	select {
 	case t.turn <- struct{}{}:
 		return nil
@@ -96,11 +101,10 @@ func (t *TPM) take(ctx context.Context) error {
 func (t *TPM) give() { <-t.turn }
 
 // powerOn starts the process and the TPM in it. The caller has the turn, or the only reference.
-func (t *TPM) powerOn(ctx context.Context) (err error) {
+func (t *TPM) powerOn(ctx context.Context) error {
 	d, err := t.opts.Backend.start(t.state.current(), t.opts.Log)
 	if err != nil {
-		t.off = err
-		return err
+		return t.stayOff(err)
 	}
 	response, err := d.first(ctx, newCommand(ccStartup, []byte{0, suClear}))
 	if err == nil && messageCode(response) != rcSuccess {
@@ -111,8 +115,7 @@ func (t *TPM) powerOn(ctx context.Context) (err error) {
 	}
 	if err != nil {
 		_ = d.kill()
-		t.off = err
-		return err
+		return t.stayOff(err)
 	}
 	t.off = nil
 	t.life.Lock()
@@ -123,6 +126,24 @@ func (t *TPM) powerOn(ctx context.Context) (err error) {
 	}
 	go t.watch(d)
 	return nil
+}
+
+// stayOff notes that the TPM could not be powered on, which is the end of it for those who wait on Done.
+func (t *TPM) stayOff(err error) error {
+	t.off = err
+	t.resources.disconnect()
+	t.end(err)
+	return err
+}
+
+// end closes Done with the reason, if it is not closed yet.
+func (t *TPM) end(reason error) {
+	t.life.Lock()
+	defer t.life.Unlock()
+	if t.err == nil {
+		t.err = reason
+		close(t.done)
+	}
 }
 
 // watch notes when the process ends without having been told to.
@@ -147,8 +168,11 @@ func (t *TPM) powerOff() *device {
 	return d
 }
 
-// shutdown sends TPM2_Shutdown(CLEAR), which makes the clock and the reset counters safe. The caller has the turn.
+// shutdown sends TPM2_Shutdown(CLEAR), which makes the clock and the reset counters safe. A TPM that does not answer within stopGrace is
+// killed. The caller has the turn.
 func (t *TPM) shutdown() error {
+	limit := time.AfterFunc(stopGrace, func() { _ = t.Kill() })
+	defer limit.Stop()
 	response, err := t.resources.transact(newCommand(ccShutdown, []byte{0, suClear}))
 	if err == nil && messageCode(response) != rcSuccess {
 		err = &responseError{"TPM2_Shutdown", messageCode(response)}
@@ -206,8 +230,9 @@ func (t *TPM) cycle(ctx context.Context, what string, orderly bool, change func(
 	return fail(t.powerOn(ctx))
 }
 
-// Close shuts the TPM down in order and ends its process. Clients get [ErrClosed] from then on. A second Close does nothing. When ctx
-// is over before the TPM is free, the power is cut instead, and the error says so.
+// Close shuts the TPM down in order and ends its process; that takes milliseconds and at most some seconds. Clients get [ErrClosed] from then
+// on. A second Close does nothing. ctx bounds only the wait for a command that is being run: when it is over before the TPM is free, the power is
+// cut instead, and the error says so. An idle TPM is shut down in order even if ctx is over already.
 func (t *TPM) Close(ctx context.Context) error {
 	var errs []error
 	if err := t.take(ctx); err != nil {
@@ -226,12 +251,7 @@ func (t *TPM) Close(ctx context.Context) error {
 		errs = append(errs, d.stop())
 	}
 	t.off = ErrClosed
-	t.life.Lock()
-	if t.err == nil {
-		t.err = ErrClosed
-		close(t.done)
-	}
-	t.life.Unlock()
+	t.end(ErrClosed)
 	errs = append(errs, t.state.close())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("tpmsim: closing %s: %w", label(t.opts), err)

@@ -18,6 +18,8 @@ func newEK(s streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ek",
 		Short: "Show the lab's EK CA and its EK certificates",
+		Args:  cobra.NoArgs, // an unknown subcommand is an error, not a call for help
+		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.PersistentFlags().StringVarP(&f.name, "lab", "l", "", "the lab's name (default $"+envLab+", or keylab)")
 	var output string

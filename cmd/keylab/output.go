@@ -45,9 +45,6 @@ func checkOutput(output string, allowed ...string) error {
 
 // printPlan prints a whole plan.
 func printPlan(w io.Writer, p plan.Plan, output string) error {
-	if err := checkOutput(output, "table", "json", "yaml"); err != nil {
-		return err
-	}
 	switch output {
 	case "json":
 		return writeJSON(w, p)

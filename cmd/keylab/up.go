@@ -18,6 +18,7 @@ type upFlags struct {
 	file        string
 	nodes       int
 	ekAlgorithm string
+	akAlgorithm string
 	backend     string
 	seed        string
 	agentBinary string
@@ -46,6 +47,7 @@ Options given here win over the file. Interrupted, it takes back what it did.`,
 	fl.StringVarP(&f.file, "file", "f", "", "the lab's specification; - for standard input")
 	fl.IntVarP(&f.nodes, "nodes", "n", 0, "how many nodes, all alike")
 	fl.StringVar(&f.ekAlgorithm, "ek-algorithm", "", "the EKs' algorithm: rsa2048 or ecc-p256")
+	fl.StringVar(&f.akAlgorithm, "ak-algorithm", "", "the AKs' signature scheme: rsassa or ecdsa")
 	fl.StringVar(&f.backend, "tpm-backend", "", "what simulates the TPMs: auto, swtpm or simulator")
 	fl.StringVar(&f.seed, "seed", "", "seed of the TPMs: the same one gives the same EKs and UUIDs")
 	fl.StringVar(&f.agentBinary, "agent-binary", "", "run this program as the nodes' agent (rust-keylime's keylime_agent)")
@@ -57,6 +59,9 @@ Options given here win over the file. Interrupted, it takes back what it did.`,
 }
 
 func (f *upFlags) run(c *cobra.Command, s streams, args []string) error {
+	if err := checkOutput(f.output, "table", "json", "yaml"); err != nil {
+		return err
+	}
 	labSpec, err := f.spec(c, s, args)
 	if err != nil {
 		return err
@@ -126,6 +131,9 @@ func (f *upFlags) spec(c *cobra.Command, s streams, args []string) (lab.Spec, er
 	}
 	if f.ekAlgorithm != "" {
 		labSpec.TPM.EKAlgorithm = spec.EKAlgorithm(f.ekAlgorithm)
+	}
+	if f.akAlgorithm != "" {
+		labSpec.Agent.AKAlgorithm = spec.AKAlgorithm(f.akAlgorithm)
 	}
 	if f.backend != "" {
 		labSpec.TPM.Backend = spec.Backend(f.backend)

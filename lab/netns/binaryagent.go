@@ -18,6 +18,7 @@ import (
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/state"
 )
 
@@ -54,7 +55,7 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 	}
 	k := n.s.plan.Keylime
 	options := map[string]string{
-		"UUID": n.uuid, "KEYLIME_DIR": dir, "IP": n.Address.String(), "PORT": strconv.Itoa(int(n.Agent.Port)),
+		"UUID": n.uuidOption(), "KEYLIME_DIR": dir, "IP": n.Address.String(), "PORT": strconv.Itoa(int(n.Agent.Port)),
 		"CONTACT_IP": n.hostname, "CONTACT_PORT": strconv.Itoa(plan.IngressPort),
 		"REGISTRAR_IP": k.Registrar.Addr().String(), "REGISTRAR_PORT": strconv.Itoa(int(k.Registrar.Port())),
 		"TRUSTED_CLIENT_CA": n.s.pki.CACertFile(), "SERVER_CERT": cert, "SERVER_KEY": key,
@@ -70,6 +71,15 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		return nil, err
 	}
 	return &binaryAgent{n: n, p: p, cert: pair.Leaf}, nil
+}
+
+// uuidOption is the agent's setting from which it comes to the UUID that the lab expects. It takes 64 digits from nobody:
+// it must hash the EK itself.
+func (n *node) uuidOption() string {
+	if n.Agent.UUID == spec.UUIDHashEK {
+		return spec.UUIDHashEK
+	}
+	return n.uuid
 }
 
 // encryptionAlgorithm is the Rust agent's word for the EK's algorithm.
@@ -104,7 +114,7 @@ func (b *binaryAgent) register(ctx context.Context) error {
 
 func (b *binaryAgent) certificate() *x509.Certificate { return b.cert }
 
-// served counts the requests with this nonce in the agent's own log.
+// served counts the quotes for this nonce in the agent's own access log.
 func (b *binaryAgent) served(nonce string) (int, error) {
 	f, err := os.Open(b.p.log)
 	if err != nil {
@@ -115,7 +125,7 @@ func (b *binaryAgent) served(nonce string) (int, error) {
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		if strings.Contains(lines.Text(), "nonce="+nonce) {
+		if line := lines.Text(); strings.Contains(line, "nonce="+nonce) && strings.Contains(line, " result 200 ") {
 			count++
 		}
 	}

@@ -2,10 +2,12 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
 	"strings"
 
+	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
 )
@@ -22,8 +24,8 @@ func (s *supervisor) faults() map[string]fault {
 	return map[string]fault{
 		"flat-network":  {0, s.flatten, s.unflatten, "services and cluster network are one layer-2 segment", "the networks are apart again"},
 		"open-router":   {0, func(context.Context, []*node) error { return s.router.OpenAll() }, func(context.Context, []*node) error { return s.router.Restore() }, "the router lets everything through", "the router follows its allow-list again"},
-		"swapped-route": {2, s.swapRoutes, s.unswapRoutes, "each hostname leads to the other node's agent", "each hostname leads to its own agent again"},
-		"dead-agent":    {1, killAgent, reviveAgent, "the agent is stopped", "the agent runs again"},
+		"swapped-route": {2, s.swapRoutes, s.unswapRoutes, "each hostname leads to the other node's agent", "each hostname leads to its own agent again; the verifier was told to ask them again"},
+		"dead-agent":    {1, killAgent, s.reviveAgent, "the agent is stopped", "the agent runs again, and the verifier was told to ask it again"},
 		"dead-tpm":      {1, killTPM, nil, "the TPM's process is killed", ""},
 	}
 }
@@ -89,8 +91,11 @@ func (s *supervisor) swapRoutes(_ context.Context, nodes []*node) error {
 	return s.routePair(nodes[0], nodes[1], nodes[1], nodes[0])
 }
 
-func (s *supervisor) unswapRoutes(_ context.Context, nodes []*node) error {
-	return s.routePair(nodes[0], nodes[0], nodes[1], nodes[1])
+func (s *supervisor) unswapRoutes(ctx context.Context, nodes []*node) error {
+	if err := s.routePair(nodes[0], nodes[0], nodes[1], nodes[1]); err != nil {
+		return err
+	}
+	return s.reactivate(ctx, nodes)
 }
 
 // routePair leads the hostname of a to x and that of b to y.
@@ -103,7 +108,29 @@ func (s *supervisor) routePair(a, x, b, y *node) error {
 
 func killAgent(ctx context.Context, nodes []*node) error { return nodes[0].stopAgent(ctx) }
 
-func reviveAgent(ctx context.Context, nodes []*node) error { return nodes[0].startAgent(ctx) }
+func (s *supervisor) reviveAgent(ctx context.Context, nodes []*node) error {
+	if err := nodes[0].startAgent(ctx); err != nil {
+		return err
+	}
+	return s.reactivate(ctx, nodes)
+}
+
+// reactivate does what an operator would after the repair: a verifier that has given an agent up asks it no more by itself.
+func (s *supervisor) reactivate(ctx context.Context, nodes []*node) error {
+	for _, n := range nodes {
+		a, err := s.verifier.Agent(ctx, n.uuid)
+		if errors.Is(err, keylime.ErrNotFound) || err == nil && !a.OperationalState.Stopped() {
+			continue
+		}
+		if err == nil {
+			err = s.verifier.Reactivate(ctx, n.uuid)
+		}
+		if err != nil {
+			return fmt.Errorf("reactivate %s at the verifier: %w", n.Name, err)
+		}
+	}
+	return nil
+}
 
 func killTPM(_ context.Context, nodes []*node) error {
 	nodes[0].mu.Lock()

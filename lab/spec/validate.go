@@ -59,6 +59,7 @@ func (s Spec) findings() []finding {
 	c.flows()
 	c.keylime()
 	c.agents()
+	c.akFollowsEK()
 	if s.Networks.Domain == defaultDomain(s.Name) && slices.ContainsFunc(c.found, func(f finding) bool { return f.path == "name" }) {
 		c.found = slices.DeleteFunc(c.found, func(f finding) bool { return f.path == "networks.domain" }) // an echo of the name
 	}
@@ -244,5 +245,26 @@ func (c *checker) agents() {
 	}
 	if lab.Path != "" && !used {
 		c.add("agent.path", fmt.Sprintf("is for the agent kind binary only; the kind is %s", lab.Kind), "")
+	}
+}
+
+// akFollowsEK finds nodes whose agent cannot make the AK that is asked for: the Rust agent makes an AK of the EK's kind of key
+// (rust-keylime 0.2.9, keylime/src/agent_data.rs), so that RSASSA goes with an RSA EK and ECDSA with an ECC one.
+func (c *checker) akFollowsEK() {
+	for i, n := range c.spec.EffectiveNodes() {
+		if n.Agent.Kind != AgentBinary || (n.TPM.EKAlgorithm == EKECCP256) == (n.Agent.AKAlgorithm == AKECDSA) {
+			continue
+		}
+		path, want := "agent.akAlgorithm", AKRSASSA
+		if n.TPM.EKAlgorithm == EKECCP256 {
+			want = AKECDSA
+		}
+		if c.spec.Nodes.List != nil {
+			path = fmt.Sprintf("nodes[%d].%s", i, path)
+		}
+		c.add(path, fmt.Sprintf("%s does not go with the EK algorithm %s: the agent kind binary makes an AK of the EK's kind of key; use %s", quote(string(n.Agent.AKAlgorithm)), n.TPM.EKAlgorithm, want), string(want))
+		if c.spec.Nodes.List == nil {
+			return // the nodes are all alike
+		}
 	}
 }

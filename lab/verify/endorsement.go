@@ -80,19 +80,14 @@ func (v *verification) ekCertificate(ctx context.Context, n Node) (string, error
 	if err := v.target.EKCA().Verify(cert, time.Now()); err != nil {
 		return "", fmt.Errorf("the EK certificate does not verify against the lab's EK CA: %w", err)
 	}
-	issued, err := v.target.EKCA().Issued()
+	issued, err := v.target.EKCA().Lookup(cert)
 	if err != nil {
-		return "", fmt.Errorf("read the EK CA's records: %w", err)
+		return "", fmt.Errorf("the EK CA does not know this certificate: %w", err)
 	}
-	for _, r := range issued {
-		if r.Serial.Cmp(cert.SerialNumber) == 0 {
-			if r.Label != n.Name {
-				return "", fmt.Errorf("the EK CA issued this certificate for %s", r.Label)
-			}
-			return fmt.Sprintf("serial %X, issued by %s for this TPM", cert.SerialNumber, cert.Issuer.CommonName), nil
-		}
+	if issued.Label != n.Name {
+		return "", fmt.Errorf("the EK CA issued this certificate for %s", issued.Label)
 	}
-	return "", fmt.Errorf("the EK CA has no record of serial %X", cert.SerialNumber)
+	return fmt.Sprintf("serial %X, issued by %s for this TPM", cert.SerialNumber, cert.Issuer.CommonName), nil
 }
 
 // tenantAccepted checks that Keylime's tenant accepted the agent while it had to check the EK certificate, and that

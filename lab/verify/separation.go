@@ -100,7 +100,7 @@ func (v *verification) open(ctx context.Context, f flow) (string, error) {
 		return "", fmt.Errorf("read the router's counters: %w", err)
 	}
 	if r.Outcome != netlab.OutcomeOpen {
-		return "", fmt.Errorf("allowed by rule %s, but the probe found it %s: %w", rule.Name, r.Outcome, cause(r.Err))
+		return "", fmt.Errorf("allowed by rule %s, but the probe found it %w", rule.Name, found(r))
 	}
 	counted := after[rule.Name] - before[rule.Name]
 	if counted == 0 {
@@ -115,7 +115,7 @@ func (v *verification) blocked(ctx context.Context, f flow) (string, error) {
 	defer cancel()
 	r := v.target.Probe(ctx, f.from, f.protocol, f.address)
 	if r.Outcome != netlab.OutcomeTimeout {
-		return "", fmt.Errorf("no rule allows this flow, but the probe was not left without an answer: it found it %s: %w", r.Outcome, cause(r.Err))
+		return "", fmt.Errorf("no rule allows this flow, but the probe was not left without an answer: it found it %w", found(r))
 	}
 	return "no answer", nil
 }
@@ -181,12 +181,10 @@ func mustAddress(p plan.Plan, host string) netip.Addr {
 	return h.Address()
 }
 
-// errNoCause stands for a probe that ended without an error of its own.
-var errNoCause = errors.New("no further error")
-
-func cause(err error) error {
-	if err == nil {
-		return errNoCause
+// found says as an error what a probe found, with its cause where there is one.
+func found(r netlab.ProbeResult) error {
+	if r.Err == nil {
+		return errors.New(string(r.Outcome))
 	}
-	return err
+	return fmt.Errorf("%s: %w", r.Outcome, r.Err)
 }
