@@ -64,8 +64,11 @@ func Up(ctx context.Context, s Spec, o UpOptions) (*Lab, error) {
 		o.OnEvent = func(Event) {}
 	}
 	socket, err := control.Reserve(dir.Key())
+	if errors.Is(err, ErrRunning) {
+		return nil, fmt.Errorf("lab %q: %w: `keylab status %s` shows it, `keylab down %s` ends it", p.Lab, err, p.Lab, p.Lab)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("lab %q: %w", p.Lab, err)
+		return nil, err
 	}
 	defer socket.Close()
 	if err := prepare(dir, s, p); err != nil {

@@ -9,7 +9,7 @@ import (
 )
 
 func newDown(s streams) *cobra.Command {
-	var f labFlag
+	f := labFlag{exact: true}
 	var all bool
 	c := &cobra.Command{
 		Use:   "down [LAB]",
@@ -37,7 +37,7 @@ func newDown(s streams) *cobra.Command {
 }
 
 func newWipe(s streams) *cobra.Command {
-	var f labFlag
+	f := labFlag{exact: true}
 	var all bool
 	c := &cobra.Command{
 		Use:   "wipe [LAB]",

@@ -13,6 +13,7 @@ import (
 
 	"keylab.dev/keylab/lab"
 	"keylab.dev/keylab/lab/spec"
+	"keylab.dev/keylab/lab/state"
 )
 
 // Exit statuses, which the README documents.
@@ -129,7 +130,10 @@ Exit status: 0 done; 1 something failed or a check did not hold; 2 wrong usage o
 const envLab = "KEYLAB_LAB"
 
 // labFlag is the flag by which verbs name a lab.
-type labFlag struct{ name string }
+type labFlag struct {
+	name  string
+	exact bool // do not guess
+}
 
 func (f *labFlag) add(c *cobra.Command) {
 	c.Flags().StringVarP(&f.name, "lab", "l", "", "the lab's name (default $"+envLab+", or keylab)")
@@ -148,12 +152,26 @@ func (f *labFlag) open(args []string) (*lab.Lab, error) {
 		name = os.Getenv(envLab)
 	}
 	if name == "" {
-		name = spec.Default().Name
+		name = f.onlyLab()
 	}
 	if err := (spec.Spec{Name: name}).Validate(); err != nil {
 		return nil, err
 	}
 	return lab.Open(name)
+}
+
+// onlyLab is the name of the lab that is meant when none is named: the default one or, where there is just one other, that.
+// Verbs that end or delete a lab never guess.
+func (f *labFlag) onlyLab() string {
+	name := spec.Default().Name
+	if f.exact {
+		return name
+	}
+	dirs, err := state.List()
+	if err == nil && len(dirs) == 1 {
+		return dirs[0].Lab
+	}
+	return name
 }
 
 // explain adds to an error about a lab what the user can do.

@@ -116,6 +116,9 @@ func (f *upFlags) spec(c *cobra.Command, s streams, args []string) (lab.Spec, er
 	if err != nil {
 		return labSpec, err
 	}
+	if f.lab.name == "" && file == "" {
+		f.lab.name = os.Getenv(envLab)
+	}
 	if f.lab.name != "" {
 		// A domain that followed from the file's name follows from the new one.
 		if labSpec.Networks.Domain == "agents."+labSpec.Name+".test" {

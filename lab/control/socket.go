@@ -14,8 +14,8 @@ import (
 // ErrNotRunning says that no lab listens at the socket.
 var ErrNotRunning = errors.New("the lab is not running")
 
-// ErrRunning says that the lab's socket is taken: the lab runs already.
-var ErrRunning = errors.New("the lab is running already")
+// ErrRunning says that the lab's socket is taken.
+var ErrRunning = errors.New("it is running already, or being started")
 
 func address(key string) string { return fmt.Sprintf("@keylab/%d/%s", os.Geteuid(), key) }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 
@@ -20,12 +21,11 @@ func (s *supervisor) configureKeylime(ctx context.Context) error {
 	k := s.plan.Keylime
 	pki, err := keylime.OpenPKI(s.dir.PKI())
 	if errors.Is(err, fs.ErrNotExist) {
+		registrar, verifier := k.Certificate(plan.Registrar), k.Certificate(plan.Verifier)
 		pki, err = keylime.CreatePKI(s.dir.PKI(), keylime.PKIOptions{
-			CommonName:     "keylab " + s.plan.Lab + " cv_ca",
-			VerifierNames:  []string{plan.Verifier + "." + s.plan.Lab + ".test"},
-			VerifierIPs:    []net.IP{k.Verifier.Addr().AsSlice()},
-			RegistrarNames: []string{plan.Registrar + "." + s.plan.Lab + ".test"},
-			RegistrarIPs:   []net.IP{k.Registrar.Addr().AsSlice()},
+			CommonName:     k.Certificates[0].CommonName,
+			RegistrarNames: registrar.Names, RegistrarIPs: ips(registrar.Addresses),
+			VerifierNames: verifier.Names, VerifierIPs: ips(verifier.Addresses),
 		})
 	}
 	if err != nil {
@@ -124,4 +124,12 @@ func (s *supervisor) Tenant(context.Context) (control.Command, error) {
 	}
 	c := configured.Tenant()
 	return control.Command{Host: plan.Tenant, Argv: c.Argv, Env: c.Env}, nil
+}
+
+func ips(addresses []netip.Addr) []net.IP {
+	var out []net.IP
+	for _, a := range addresses {
+		out = append(out, a.AsSlice())
+	}
+	return out
 }

@@ -41,15 +41,17 @@ func (t target) Nodes() []verify.Node {
 	return nodes
 }
 
+var errNoAgent = errors.New("no agent was started")
+
 // facts is what the lab knows of the node.
 func (n *node) facts() verify.Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	v := verify.Node{Node: n.Node, UUID: n.uuid, Hostname: n.hostname, Enrolled: n.enrolled, TPM: n.readTPM}
+	v.Served = func(string) (int, error) { return 0, errNoAgent }
+	v.Arrived = func() (uint64, error) { return 0, errNoAgent }
 	if n.agent != nil {
-		v.Served = n.agent.served
-	} else {
-		v.Served = func(string) (int, error) { return 0, errors.New("no agent was started") }
+		v.Served, v.Arrived = n.agent.served, n.arrivals.Read
 	}
 	if f := n.faultLocked(); f != nil {
 		v.Fault = f.state + ": " + f.detail

@@ -50,6 +50,7 @@ func Make(s spec.Spec) (Plan, error) {
 		RegistrarTLS: netip.AddrPortFrom(registrar, RegistrarTLSPort),
 		Verifier:     netip.AddrPortFrom(offset(services, offsetVerifier), VerifierPort),
 		Ingress:      netip.AddrPortFrom(ingress, IngressPort),
+		Certificates: certificates(s.Name, registrar, offset(services, offsetVerifier)),
 		Options:      s.Keylime.Options,
 	}
 
@@ -129,6 +130,17 @@ func (b *builder) host(name, network string, a, resolver netip.Addr) {
 		Routes:     []Route{{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: offset(b.prefix(network), offsetRouter)}},
 		Resolver:   resolver,
 	})
+}
+
+// certificates are those of the services: the CA's own first.
+func certificates(lab string, registrar, verifier netip.Addr) []Certificate {
+	return []Certificate{
+		{CommonName: "keylab " + lab + " cv_ca"},
+		{CommonName: Registrar, Names: []string{Registrar + "." + lab + ".test"}, Addresses: []netip.Addr{registrar}},
+		{CommonName: Verifier, Names: []string{Verifier + "." + lab + ".test"}, Addresses: []netip.Addr{verifier}},
+		{CommonName: Tenant},
+		{CommonName: "verifier client"},
+	}
 }
 
 // rules are the flows of the design, then the user's own.

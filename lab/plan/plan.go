@@ -140,7 +140,15 @@ type Keylime struct {
 	RegistrarTLS     netip.AddrPort               `json:"registrar_tls" yaml:"registrar_tls"`
 	Verifier         netip.AddrPort               `json:"verifier" yaml:"verifier"`
 	Ingress          netip.AddrPort               `json:"ingress" yaml:"ingress"`
+	Certificates     []Certificate                `json:"certificates" yaml:"certificates"`
 	Options          map[string]map[string]string `json:"options,omitempty" yaml:"options,omitempty"`
+}
+
+// Certificate is one of the services' mTLS certificates, all issued by the first, which Keylime calls cv_ca.
+type Certificate struct {
+	CommonName string       `json:"common_name" yaml:"common_name"`
+	Names      []string     `json:"names,omitempty" yaml:"names,omitempty"`
+	Addresses  []netip.Addr `json:"addresses,omitempty" yaml:"addresses,omitempty"`
 }
 
 // Node is one attested machine.
@@ -201,6 +209,16 @@ type Step struct {
 	Name  string   `json:"name" yaml:"name"`
 	After []string `json:"after,omitempty" yaml:"after,omitempty"`
 	About string   `json:"about" yaml:"about"`
+}
+
+// Certificate finds one of the services' certificates by its common name.
+func (k Keylime) Certificate(commonName string) Certificate {
+	for _, c := range k.Certificates {
+		if c.CommonName == commonName {
+			return c
+		}
+	}
+	return Certificate{}
 }
 
 // Host finds a host by name.

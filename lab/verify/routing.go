@@ -82,8 +82,8 @@ func (v *verification) certificate(ctx context.Context, n Node) (string, error) 
 }
 
 // quote asks for a quote by the agent's hostname, with a nonce that was never used before. The answer must be signed
-// by the AK that the registrar holds for this UUID; this node's agent, and no other, must have served that nonce; and
-// the ingress must have counted the connection under this hostname.
+// by the AK that the registrar holds for this UUID; this node's agent, and no other, must have served that nonce; the
+// ingress must have counted the connection under this hostname, and the node's kernel its arrival.
 func (v *verification) quote(ctx context.Context, n Node) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, routingTimeout)
 	defer cancel()
@@ -94,6 +94,10 @@ func (v *verification) quote(ctx context.Context, n Node) (string, error) {
 	before, err := v.target.IngressConnections(ctx)
 	if err != nil {
 		return "", fmt.Errorf("read the ingress' counters: %w", err)
+	}
+	arrivedBefore, err := n.Arrived()
+	if err != nil {
+		return "", fmt.Errorf("read the count of connections at %s: %w", n.Name, err)
 	}
 	nonce, err := newNonce()
 	if err != nil {
@@ -129,7 +133,14 @@ func (v *verification) quote(ctx context.Context, n Node) (string, error) {
 	if after[n.Hostname] <= before[n.Hostname] {
 		return "", fmt.Errorf("the ingress counted no connection for %s: the request went another way", n.Hostname)
 	}
-	return fmt.Sprintf("nonce %s…: signed by the registered AK, served by this agent once and by no other, counted by the ingress", nonce[:6]), nil
+	arrivedAfter, err := n.Arrived()
+	if err != nil {
+		return "", fmt.Errorf("read the count of connections at %s: %w", n.Name, err)
+	}
+	if arrivedAfter <= arrivedBefore {
+		return "", fmt.Errorf("the kernel of %s counted no connection at the agent's port: the request went another way", n.Name)
+	}
+	return fmt.Sprintf("nonce %s…: signed by the registered AK, served by this agent once and by no other, counted by ingress and node", nonce[:6]), nil
 }
 
 // unknownUUID checks that a hostname of nobody leads to nobody.

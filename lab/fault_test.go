@@ -1,0 +1,72 @@
+package lab_test
+
+import (
+	"strings"
+	"testing"
+
+	"keylab.dev/keylab/lab/control"
+)
+
+// Each fault breaks the checks that are about it, and no others; mended, everything holds again.
+func TestFaults(t *testing.T) {
+	ownLabs(t)
+	l := up(t, quick(t, "name: faults\nnodes: 3\n"))
+	attested(t, l, 3)
+	verify(t, l)
+
+	tests := []struct {
+		kind   string
+		nodes  []string
+		broken []string
+		state  control.LabState
+	}{
+		{"flat-network", nil, []string{"no-shared-segment *"}, control.Running},
+		{"open-router", nil, []string{"blocked *", "drops-counted *"}, control.Running},
+		{"swapped-route", []string{"node-1", "node-3"}, of([]string{"node-1", "node-3"}, "certificate", "quote", "attested"), control.Degraded},
+		{"dead-agent", []string{"node-2"}, of([]string{"node-2"}, "certificate", "quote", "attested"), control.Degraded},
+	}
+	for _, test := range tests {
+		t.Run(test.kind, func(t *testing.T) {
+			fault := control.Fault{Kind: test.kind, Nodes: test.nodes}
+			if done, err := l.Fault(t.Context(), fault); err != nil || done == "" {
+				t.Fatalf("break it: %q, %v", done, err)
+			}
+			verify(t, l, test.broken...)
+			if got := status(t, l).State; got != test.state {
+				t.Errorf("the broken lab is %s, want %s", got, test.state)
+			}
+			fault.Clear = true
+			if done, err := l.Fault(t.Context(), fault); err != nil || done == "" {
+				t.Fatalf("mend it: %q, %v", done, err)
+			}
+			verify(t, l)
+			attested(t, l, 3)
+		})
+	}
+
+	t.Run("mistakes", func(t *testing.T) {
+		for want, f := range map[string]control.Fault{
+			`there is no fault "fire"; there are dead-agent, dead-tpm, flat-network, open-router, swapped-route`: {Kind: "fire"},
+			"fault swapped-route needs 2 node names, not 1":                                                      {Kind: "swapped-route", Nodes: []string{"node-1"}},
+			`the lab has no node "node-9"; it has node-1, node-2, node-3`:                                        {Kind: "dead-agent", Nodes: []string{"node-9"}},
+			"fault dead-tpm cannot be mended while the lab runs":                                                 {Kind: "dead-tpm", Nodes: []string{"node-1"}, Clear: true},
+		} {
+			if _, err := l.Fault(t.Context(), f); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%+v: %v, want %q", f, err, want)
+			}
+		}
+		attested(t, l, 3)
+	})
+
+	t.Run("dead-tpm", func(t *testing.T) {
+		if _, err := l.Fault(t.Context(), control.Fault{Kind: "dead-tpm", Nodes: []string{"node-2"}}); err != nil {
+			t.Fatal(err)
+		}
+		verify(t, l, of([]string{"node-2"}, "uuid", "ek-from-tpm", "ek-certificate", "quote", "attested")...)
+		for _, n := range status(t, l).Nodes {
+			if dead := n.Name == "node-2"; dead != (n.State == "tpm dead") {
+				t.Errorf("%s is %s", n.Name, n.State)
+			}
+		}
+	})
+}
