@@ -47,7 +47,8 @@ type labHost struct {
 	spec  Host // with defaults filled in
 	ns    *Namespace
 	h     *netlink.Handle
-	ports []port // one for each interface
+	ports []port         // one for each interface
+	links map[string]int // link numbers by interface name
 }
 
 // port is the switch's end of a host's veth pair.
@@ -127,6 +128,14 @@ func (l *Lab) build(ctx context.Context, t Topology) error {
 	}
 	var ends []linkEnd
 	for _, h := range l.hosts {
+		for _, hub := range l.hosts {
+			if !hub.spec.hub() || h.spec.hub() && h.spec.Name > hub.spec.Name {
+				continue // two hubs meet only once
+			}
+			if err := introduce(h, hub, setNeighbour); err != nil {
+				return err
+			}
+		}
 		ends = append(ends, h.ends()...)
 	}
 	return awaitUp(ctx, ends)
@@ -183,7 +192,7 @@ func (l *Lab) buildHost(ctx context.Context, spec Host) (_ *labHost, err error) 
 	if err != nil {
 		return nil, fmt.Errorf("host %s: %w", spec.Name, err)
 	}
-	host := &labHost{spec: spec, ns: ns}
+	host := &labHost{spec: spec, ns: ns, links: map[string]int{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("host %s: %w", spec.Name, err), host.close())
@@ -243,6 +252,7 @@ func (l *Lab) connect(host *labHost, f Interface) (port, error) {
 	if err != nil {
 		return port{}, fmt.Errorf("find it: %w", err)
 	}
+	host.links[f.Name] = link.Attrs().Index
 	for _, a := range f.Addresses {
 		addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, sw.network.Prefix.Bits()))}
 		if err := host.h.AddrAdd(link, addr); err != nil {
@@ -318,8 +328,12 @@ func (l *Lab) AddHost(ctx context.Context, h Host) error {
 	if err != nil {
 		return fmt.Errorf("add host: %w", err)
 	}
-	if err := awaitUp(ctx, host.ends()); err != nil {
-		return errors.Join(fmt.Errorf("add host %s: %w", h.Name, err), host.close())
+	err = awaitUp(ctx, host.ends())
+	for _, o := range l.hosts {
+		err = errors.Join(err, introduce(host, o, setNeighbour))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("add host %s: %w", h.Name, err), l.forget(host), host.close())
 	}
 	l.hosts[h.Name] = host
 	l.hostSeq = append(l.hostSeq, h.Name)
@@ -337,7 +351,17 @@ func (l *Lab) RemoveHost(name string) error {
 	}
 	delete(l.hosts, name)
 	l.hostSeq = slices.DeleteFunc(l.hostSeq, func(n string) bool { return n == name })
-	return h.close()
+	return errors.Join(l.forget(h), h.close())
+}
+
+// forget removes a host from the others' neighbour tables, so that another may
+// have its addresses.
+func (l *Lab) forget(h *labHost) error {
+	var errs []error
+	for _, o := range l.hosts {
+		errs = append(errs, introduce(h, o, deleteNeighbour))
+	}
+	return errors.Join(errs...)
 }
 
 // Close takes the whole lab away. Closing twice returns nil.

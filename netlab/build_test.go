@@ -14,6 +14,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 )
 
 // patience is how long a test waits for what must happen, and silence how long
@@ -255,13 +258,14 @@ func TestDialRefusesNames(t *testing.T) {
 
 func TestDialEndsWithItsContext(t *testing.T) {
 	l := buildLab(t, testTopology(0))
-	applyRules(t, l) // drops everything, so that the dial hangs
+	r := applyRules(t, l) // drops everything, so that the dial hangs
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
 		_, err := l.Host("verifier").DialContext(ctx, "tcp", "198.18.20.200:443")
 		done <- err
 	}()
+	eventually(t, "the dial to be under way", func() bool { return packets(t, r, CounterDropped) > 0 })
 	cancel()
 	select {
 	case err := <-done:
@@ -270,6 +274,84 @@ func TestDialEndsWithItsContext(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Fatal("the dial did not end with its context")
+	}
+}
+
+func TestHubsKnowTheirNeighbours(t *testing.T) {
+	topo := testTopology(2)
+	for i := range topo.Hosts {
+		topo.Hosts[i].Hub = topo.Hosts[i].Name == "ingress"
+	}
+	l := buildLab(t, topo)
+	permanent := func(host string) []string {
+		t.Helper()
+		entries, err := l.hosts[host].h.NeighList(0, netlink.FAMILY_V4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var known []string
+		for _, e := range entries {
+			if e.State == netlink.NUD_PERMANENT {
+				known = append(known, e.IP.String())
+			}
+		}
+		slices.Sort(known)
+		return known
+	}
+	for host, want := range map[string]string{
+		"node1":     "198.18.20.2 198.18.20.200",
+		"ingress":   "198.18.20.11 198.18.20.12 198.18.20.2",
+		"registrar": "198.18.10.2",
+	} {
+		if got := strings.Join(permanent(host), " "); got != want {
+			t.Errorf("%s knows %s, want %s", host, got, want)
+		}
+	}
+	// A machine with another hardware address takes the first one's place.
+	if err := l.RemoveHost("node1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(permanent("ingress"), " "); got != "198.18.20.12 198.18.20.2" {
+		t.Errorf("without node1, ingress knows %s", got)
+	}
+	next := clusterHost("next", nodeAddr(1))
+	next.Interfaces[0].MAC = net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	if err := l.AddHost(testContext(t), next); err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, l.Host("next"), ":9002")
+	for _, from := range []string{"ingress", "node2", "verifier"} {
+		ask(t, l.Host(from), "198.18.20.11:9002")
+	}
+}
+
+// BenchmarkManyHostsTalkToOne has all of 400 hosts connect to one at once, which
+// is more than the kernel's neighbour table would hold.
+func BenchmarkManyHostsTalkToOne(b *testing.B) {
+	topo := Topology{
+		Networks: []Network{{Name: "wide", Prefix: netip.MustParsePrefix("198.18.0.0/16")}},
+		Hosts:    []Host{{Name: "hub", Hub: true, Interfaces: []Interface{{Network: "wide", Addresses: []netip.Addr{netip.MustParseAddr("198.18.0.1")}}}}},
+	}
+	for i := range 400 {
+		topo.Hosts = append(topo.Hosts, Host{Name: fmt.Sprintf("host%d", i),
+			Interfaces: []Interface{{Network: "wide", Addresses: []netip.Addr{netip.AddrFrom4([4]byte{198, 18, byte(1 + i/200), byte(1 + i%200)})}}}})
+	}
+	l := buildLab(b, topo)
+	serveOn(b, l.Host("hub"), ":80")
+	for b.Loop() {
+		var hosts errgroup.Group
+		for _, name := range l.Hosts() {
+			hosts.Go(func() error {
+				c, err := l.Host(name).DialContext(testContext(b), "tcp", "198.18.0.1:80")
+				if err != nil {
+					return err
+				}
+				return c.Close()
+			})
+		}
+		if err := hosts.Wait(); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

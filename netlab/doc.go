@@ -38,6 +38,9 @@
 // the namespaces ends, the kernel takes everything away, so a crash leaves
 // nothing behind.
 //
+// Labs of more than about a hundred hosts should mark the hosts that most others
+// talk to as [Host].Hub: the kernel's neighbour table is small.
+//
 // IPv4 only: IPv6 is switched off in every namespace, so that no link-local
 // address opens a way that no rule describes.
 package netlab

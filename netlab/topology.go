@@ -35,6 +35,11 @@ type Host struct {
 	Interfaces []Interface `json:"interfaces"`
 	Routes     []Route     `json:"routes,omitempty"`
 	Forward    bool        `json:"forward,omitempty"` // forwards packets between its interfaces: a router
+	// Hub marks a host that most others talk to, such as an ingress or a
+	// registrar; every router is one. Hubs and the other hosts of their networks
+	// need no ARP for each other, without which hundreds of hosts would overrun
+	// the kernel's neighbour table.
+	Hub bool `json:"hub,omitempty"`
 }
 
 // Interface is a host's link into a network.

@@ -47,7 +47,9 @@ func topologyOf(p plan.Plan) (netlab.Topology, error) {
 		t.Networks = append(t.Networks, netlab.Network{Name: n.Name, Prefix: n.Prefix})
 	}
 	for _, h := range p.Hosts {
-		host := netlab.Host{Name: h.Name, Forward: h.Forward}
+		// Every node speaks with these: fixed neighbour entries keep hundreds of nodes from filling the kernel's table.
+		hub := h.Name == plan.Ingress || h.Name == plan.Registrar || h.Name == plan.Verifier
+		host := netlab.Host{Name: h.Name, Forward: h.Forward, Hub: hub}
 		for _, i := range h.Interfaces {
 			mac, err := net.ParseMAC(i.MAC)
 			if err != nil {
