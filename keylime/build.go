@@ -11,10 +11,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
+
+// PhasePrefix begins the lines by which an installation tells of its phases; the others are its commands' output.
+const PhasePrefix = "== "
 
 // InstallError is a failed step of an installation.
 type InstallError struct {
@@ -94,7 +99,7 @@ func (b *builder) build(ctx context.Context) error {
 	}
 	for _, s := range steps {
 		start := time.Now()
-		b.opts.Log("== " + s.what)
+		b.opts.Log(PhasePrefix + s.what)
 		var err error
 		if len(s.argv) > 0 {
 			err = b.run(ctx, s.what, nil, s.argv...)
@@ -109,7 +114,7 @@ func (b *builder) build(ctx context.Context) error {
 			}
 			return err
 		}
-		b.opts.Log(fmt.Sprintf("== %s: done in %.1f s", s.what, time.Since(start).Seconds()))
+		b.opts.Log(fmt.Sprintf("%s%s: done in %.1f s", PhasePrefix, s.what, time.Since(start).Seconds()))
 	}
 	if err := os.RemoveAll(sdistDir); err != nil {
 		return fmt.Errorf("remove the unpacked source distribution: %w", err)
@@ -122,6 +127,11 @@ func (b *builder) run(ctx context.Context, step string, env []string, argv ...st
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = append(pipEnv(os.Environ()), env...)
 	cmd.WaitDelay = 5 * time.Second
+	// A command must not go on writing when this process is killed and the lock is free. The signal comes when the thread that started
+	// the command ends, hence the locked thread.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	pr, pw := io.Pipe()
 	cmd.Stdout, cmd.Stderr = pw, pw
 	tail := make(chan []string)

@@ -86,7 +86,9 @@ func TestEnrollerCancel(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled request: %v; want context.Canceled", err)
 	}
-	if res, err := en.Run(t.Context(), "-c", "cvlist"); err != nil || !res.OK {
+	next, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	if res, err := en.Run(next, "-c", "cvlist"); err != nil || !res.OK {
 		t.Errorf("next request: %+v, %v", res, err)
 	}
 }

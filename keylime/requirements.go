@@ -68,3 +68,13 @@ func pinOf(text, name string) (string, error) {
 	}
 	return "", fmt.Errorf("no complete pin of package %q", name)
 }
+
+// Requirements is the text of the pip requirements file of one Keylime version, with hashes, e.g. to build a container image from.
+// Module gpg is not in it: it comes from the system.
+func Requirements(version string) (string, error) {
+	r, err := readRequirements(version)
+	if err != nil {
+		return "", err
+	}
+	return r.text, nil
+}

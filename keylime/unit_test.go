@@ -317,7 +317,7 @@ func TestClientSurvivesOddAnswers(t *testing.T) {
 		{200, `{"code":200,"results":{"operational_state":"x","ek_tpm":7}}`, "unexpected results"},
 		{200, `{"code":200,"results":[]}`, "unexpected results"},
 		{500, "boom", "boom"},
-		{403, `{"code":403,"status":"Forbidden by policy","results":{}}`, "Forbidden by policy"},
+		{403, `{"code":403,"status":"Forbidden by policy","results":{}}`, ": 403 Forbidden: Forbidden by policy"},
 	} {
 		status, body = c.status, c.body
 		if _, err := vc.Agent(t.Context(), "x"); err == nil || !strings.Contains(err.Error(), c.want) {

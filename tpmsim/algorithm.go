@@ -23,10 +23,10 @@ func Algorithms() []Algorithm { return []Algorithm{EKRSA2048, EKECCP256} }
 type ekProfile struct {
 	algorithm Algorithm
 	template  tpm2.TPMTPublic
-	// persistent: the registry of reserved handles sets 0x81010000-0x8101FFFF apart for the endorsement hierarchy; 0x81010001 is
-	// where tools look for the RSA EK, and its neighbour is the customary place for the ECC one.
+	// persistent: the registry of reserved handles sets 0x81010000-0x8101FFFF apart for the endorsement hierarchy;
+	// 0x81010001 is where tools look for the RSA EK, and its neighbour is the customary place for the ECC one.
 	persistent tpm2.TPMHandle
-	// certificate: the NV index of the EK certificate (EK Credential Profile, section 2.2.1.4).
+	// certificate: the NV index of the EK certificate (EK Credential Profile, section 2.2.1).
 	certificate tpm2.TPMHandle
 }
 

@@ -23,8 +23,8 @@ type Backend interface {
 // ErrUnavailable is wrapped by the errors of [Backend.Available] and [Select].
 var ErrUnavailable = errors.New("TPM backend not available")
 
-// Select returns a backend by name: "swtpm", "simulator", or "auto" (also ""), which is swtpm where it is installed and else the simulator where it is
-// built in. The error wraps [ErrUnavailable] when the backend is known but cannot be used.
+// Select returns a backend by name: "swtpm", "simulator", or "auto" (also ""), which is swtpm where it is installed and else
+// the simulator where it is built in. The error wraps [ErrUnavailable] when the backend is known but cannot be used.
 func Select(name string) (Backend, error) {
 	switch name {
 	case "auto", "":

@@ -19,15 +19,16 @@ type client struct {
 	maxObjects, maxSessions int
 }
 
-// Client returns a new connection to the TPM for go-tpm (and, by transport.ToReadWriter, for older packages). It may be used by
-// several goroutines; commands of all clients are run one at a time, whole.
+// Client returns a new connection to the TPM for go-tpm (and, by transport.ToReadWriter, for older packages). It may be used
+// by several goroutines; commands of all clients are run one at a time, whole.
 //
-// Each client has transient handles of its own, counted from 0x80000000, and its own sessions; others cannot name them. More objects
-// and sessions can be loaded than the TPM has room for. TPM2_GetCapability lists only the client's own. Close flushes all of them. A session
-// that the client itself saved with TPM2_ContextSave stays, as tpm2-tools expect, and belongs to whoever loads it next.
+// Each client has transient handles of its own, counted from 0x80000000, and its own sessions; others cannot name them. More
+// objects and sessions can be loaded than the TPM has room for. TPM2_GetCapability lists only the client's own. Close
+// flushes all of them. A session that the client itself saved with TPM2_ContextSave stays, as tpm2-tools expect, and belongs
+// to whoever loads it next.
 //
-// Send returns the TPM's response, error codes included; a malformed command gets an error response too and does not reach the TPM. The error is non-nil only if the TPM
-// cannot be reached: it is closed, or its process has died ([*ProcessError]).
+// Send returns the TPM's response, error codes included; a malformed command gets an error response too and does not reach
+// the TPM. The error is non-nil only if the TPM cannot be reached: it is closed, or its process has died ([*ProcessError]).
 func (t *TPM) Client() transport.TPMCloser { return t.newClient() }
 
 func (t *TPM) newClient() *client {
@@ -145,8 +146,9 @@ func (r *resources) needs(c *client, cmd *parsedCommand) (*inUse, uint32) {
 	return need, rcSuccess
 }
 
-// execute loads what is needed and sends the command, again after making room if the TPM is full. A TPM that fails for want of room has
-// changed nothing (TPM 2.0 Library, Part 3, section 4.4), so that the same bytes, authorizations included, are good for another try.
+// execute loads what is needed and sends the command, again after making room if the TPM is full. A TPM that fails for want
+// of room has changed nothing, so that the same bytes, authorizations included, are
+// good for another try.
 func (r *resources) execute(c *client, cmd *parsedCommand, need *inUse, virtual []uint32) ([]byte, error) {
 	for {
 		for _, s := range need.sessions {

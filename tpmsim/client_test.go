@@ -101,6 +101,9 @@ func TestClientsCannotNameEachOthersObjects(t *testing.T) {
 		if list := ownHandles(t, other, 0x80000000); len(list) != 0 {
 			t.Errorf("another client's objects are listed: %x", list)
 		}
+		if list := ownHandles(t, other, 0x02000000); len(list) != 0 {
+			t.Errorf("another client's sessions are listed: %x", list)
+		}
 		if list := ownHandles(t, one, 0x80000000); !slices.Equal(list, []tpm2.TPMHandle{srk.ObjectHandle}) {
 			t.Errorf("own objects are listed as %x, want %x", list, srk.ObjectHandle)
 		}
@@ -227,6 +230,21 @@ func TestSequenceHandleIsForgottenWhenComplete(t *testing.T) {
 			t.Fatal(err)
 		}
 		if list := ownHandles(t, c, 0x80000000); len(list) != 0 {
+			t.Errorf("still listed: %x", list)
+		}
+	})
+}
+
+func TestSessionThatEndsWithItsCommandIsForgotten(t *testing.T) {
+	forEachBackend(t, func(t *testing.T, b Backend) {
+		tpm := openTPM(t, Options{Backend: b})
+		c := tpm.Client()
+		defer c.Close()
+		key := createKey(t, c)
+		if err := key.quote(c, key.load(t, c)); err != nil {
+			t.Fatal(err)
+		}
+		if list := ownHandles(t, c, 0x02000000); len(list) != 0 {
 			t.Errorf("still listed: %x", list)
 		}
 	})

@@ -144,10 +144,10 @@ func TestManufacture(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				want := certificateAttributes()
-				want.Written = true
-				if public.Attributes != want {
-					t.Errorf("NV attributes are %+v, want %+v", public.Attributes, want)
+				// EK Credential Profile, section 2.2.1: PPWRITE, WRITEDEFINE, PPREAD, OWNERREAD, AUTHREAD, NO_DA, WRITTEN,
+				// PLATFORMCREATE.
+				if got := tpm2.Marshal(public.Attributes); !bytes.Equal(got, handles(0x62072001)) {
+					t.Errorf("NV attributes are %x, want 62072001", got)
 				}
 			})
 		}
@@ -167,11 +167,36 @@ func TestManufactureRepeatsAfterInterruption(t *testing.T) {
 		if !errors.Is(err, boom) {
 			t.Fatalf("error is %v, want the CA's", err)
 		}
-		if _, err := tpm.Identity(t.Context()); !errors.Is(err, ErrNotManufactured) {
-			t.Errorf("Identity is %v, want ErrNotManufactured", err)
+		if id, err := tpm.Identity(t.Context()); err != nil || id.Certificate != nil {
+			t.Errorf("Identity is %+v, %v; want the EK without a certificate", id, err)
 		}
 		id := manufacture(t, tpm, EKECCP256)
 		if !id.Public.(*ecdsa.PublicKey).Equal(first) {
+			t.Error("the second try made another EK")
+		}
+		if id.Certificate == nil {
+			t.Error("the second try wrote no certificate")
+		}
+	})
+}
+
+// A TPM may leave the factory without an EK certificate, and stays the same TPM when it is manufactured again.
+func TestManufactureWithoutCertificate(t *testing.T) {
+	forEachBackend(t, func(t *testing.T, b Backend) {
+		tpm := openTPM(t, Options{Backend: b})
+		bare := ManufactureOptions{Algorithm: EKECCP256, WithoutCertificate: true}
+		first, err := tpm.Manufacture(t.Context(), bare)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := tpm.Manufacture(t.Context(), bare)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first.Existing || !again.Existing || first.Certificate != nil || again.Certificate != nil {
+			t.Errorf("first %+v, again %+v; want one EK without a certificate", first, again)
+		}
+		if !again.Public.(*ecdsa.PublicKey).Equal(first.Public) {
 			t.Error("the second try made another EK")
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,8 +32,8 @@ type device struct {
 	exit   error         // how it ended; valid once done is closed
 }
 
-// startDevice runs cmd with its end of the command stream as file descriptor 3 and returns at once; whether the TPM came up shows
-// at the first command.
+// startDevice runs cmd with its end of the command stream as file descriptor 3 and returns at once; whether the TPM came up
+// shows at the first command.
 func startDevice(cmd *exec.Cmd, log io.Writer) (*device, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -48,6 +49,8 @@ func startDevice(cmd *exec.Cmd, log io.Writer) (*device, error) {
 	d := &device{cmd: cmd, conn: conn, output: &tail{log: log}, done: make(chan struct{})}
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stdout, cmd.Stderr = d.output, d.output
+	// Ctrl-C goes to the whole process group of the terminal; the TPM must live on to be shut down in order.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// A grandchild that keeps the output open must not keep Wait.
 	cmd.WaitDelay = stopGrace
 	if err := cmd.Start(); err != nil {
@@ -110,8 +113,8 @@ func (d *device) ended() error {
 
 func (d *device) pid() int { return d.cmd.Process.Pid }
 
-// stop ends the child by ending its command stream, and kills it if that does not help; nothing is lost then, for the state is on disk before
-// each answer.
+// stop ends the child by ending its command stream, and kills it if that does not help; nothing is lost then, for the state
+// is on disk before each answer.
 func (d *device) stop() error {
 	d.conn.Close()
 	select {
@@ -146,11 +149,15 @@ func (e *ProcessError) Error() string {
 	if out := strings.TrimSpace(e.Output); out != "" {
 		text += "; its last output: " + out
 	}
+	if strings.Contains(e.Output, "Permission denied") {
+		text += "; if the state directory has the right owner, a profile of AppArmor or SELinux for this program may forbid it: " +
+			"use another directory (below /tmp or the home directory) or amend the profile"
+	}
 	return text
 }
 
-// readMessage reads one command or response: both start with tag (2 bytes), total size (4 bytes) and code (4 bytes), big-endian
-// (TPM 2.0 Library, Part 1, section 18.2).
+// readMessage reads one command or response: both start with tag (2 bytes), total size (4 bytes) and code (4 bytes),
+// big-endian (TPM 2.0 Library, Part 1, section 18.2).
 func readMessage(r io.Reader) ([]byte, error) {
 	header := make([]byte, headerSize, 256)
 	if _, err := io.ReadFull(r, header); err != nil {

@@ -126,6 +126,29 @@ func TestCloseOfIdleTPMIsOrderlyWhateverTheContext(t *testing.T) {
 	}
 }
 
+// Ctrl-C in a terminal signals the foreground process group: the TPM must not be in ours.
+func TestTPMHasItsOwnProcessGroup(t *testing.T) {
+	forEachBackend(t, func(t *testing.T, b Backend) {
+		tpm := openTPM(t, Options{Backend: b})
+		theirs, err := unix.Getpgid(tpm.PID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if theirs == unix.Getpgrp() {
+			t.Error("the TPM's process is in the process group of this one")
+		}
+	})
+}
+
+func TestPermissionTroubleComesWithAHint(t *testing.T) {
+	err := &ProcessError{PID: 1, Argv: []string{"swtpm", "socket"}, Status: "exit status 1", Output: "Could not open lockfile: Permission denied\n"}
+	for _, want := range []string{"swtpm socket", "exit status 1", "lockfile", "AppArmor"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %q", want, err)
+		}
+	}
+}
+
 func TestOpenRefusals(t *testing.T) {
 	if _, err := Open(t.Context(), Options{Dir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "Backend") {
 		t.Errorf("no backend: %v", err)

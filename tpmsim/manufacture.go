@@ -10,14 +10,17 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// ErrNotManufactured is wrapped by the error of [TPM.Identity] when the TPM has no endorsement key or no EK certificate in its NV memory.
+// ErrNotManufactured is wrapped by the error of [TPM.Identity] when the TPM has no persistent endorsement key.
 var ErrNotManufactured = errors.New("TPM is not manufactured")
 
 // ManufactureOptions say what a TPM gets at the factory.
 type ManufactureOptions struct {
 	Algorithm Algorithm
-	// Certificate returns the EK certificate (DER) for the new EK; it is called at most once, and not for a TPM that has one already.
+	// Certificate returns the EK certificate (DER) for the new EK; it is called at most once, and not for a TPM that has one
+	// already.
 	Certificate func(ek crypto.PublicKey, algorithm Algorithm) (der []byte, err error)
+	// WithoutCertificate makes a TPM that leaves the factory without an EK certificate; Certificate is not called.
+	WithoutCertificate bool
 }
 
 // Identity is what tells a TPM from all others.
@@ -25,14 +28,15 @@ type Identity struct {
 	Algorithm   Algorithm
 	Public      crypto.PublicKey // of the EK: *rsa.PublicKey or *ecdsa.PublicKey
 	TPM2BPublic []byte           // TPM2B_PUBLIC of the EK, with its 2-byte size
-	Certificate []byte           // EK certificate, DER, as it is in NV memory
+	Certificate []byte           // EK certificate, DER, as it is in NV memory; nil: the TPM has none
 	Existing    bool             // it was there before this call
 }
 
-// Manufacture makes the endorsement key by the TCG's low-range template, persists it at 0x81010001 (RSA) or 0x81010002 (ECC), and writes its
-// certificate into NV index 0x01c00002 or 0x01c0000a with the attributes of the TCG EK Credential Profile, section 2.2.1.4. The certificate
-// comes last: a manufacture that was interrupted is repeated by calling Manufacture again. A TPM that has both already is left as it is,
-// and Identity.Existing is true. One TPM may get both algorithms by two calls.
+// Manufacture makes the endorsement key by the TCG's low-range template, persists it at 0x81010001 (RSA) or 0x81010002
+// (ECC), and writes its certificate into NV index 0x01c00002 or 0x01c0000a with the attributes of the TCG EK Credential
+// Profile, section 2.2.1. The certificate comes last: a manufacture that was interrupted is repeated by calling
+// Manufacture again. A TPM that has both already is left as it is, and Identity.Existing is true. One TPM may get both
+// algorithms by two calls.
 func (t *TPM) Manufacture(ctx context.Context, o ManufactureOptions) (*Identity, error) {
 	id, err := t.manufacture(ctx, o)
 	if err != nil {
@@ -47,10 +51,13 @@ func (t *TPM) manufacture(ctx context.Context, o ManufactureOptions) (id *Identi
 		return nil, err
 	}
 	id, err = t.identity(ctx, p)
-	if !errors.Is(err, ErrNotManufactured) {
-		return id, err
+	if err == nil && (id.Certificate != nil || o.WithoutCertificate) {
+		return id, nil
 	}
-	if o.Certificate == nil {
+	if err != nil && !errors.Is(err, ErrNotManufactured) {
+		return nil, err
+	}
+	if o.Certificate == nil && !o.WithoutCertificate {
 		return nil, errors.New("ManufactureOptions.Certificate is nil")
 	}
 	c := t.Client()
@@ -60,8 +67,8 @@ func (t *TPM) manufacture(ctx context.Context, o ManufactureOptions) (id *Identi
 		return nil, err
 	}
 	id, err = newIdentity(p, public)
-	if err != nil {
-		return nil, err
+	if err != nil || o.WithoutCertificate {
+		return id, err
 	}
 	id.Certificate, err = o.Certificate(id.Public, p.algorithm)
 	if err != nil {
@@ -159,10 +166,10 @@ func (t *TPM) identity(ctx context.Context, p *ekProfile) (id *Identity, err err
 	}
 	id.Existing = true
 	id.Certificate, err = readNV(c, p.certificate)
-	if isMissing(err) {
-		return nil, fmt.Errorf("%w: no certificate for the %s EK: %w", ErrNotManufactured, p.algorithm, err)
+	if err != nil && !isMissing(err) {
+		return nil, err
 	}
-	return id, err
+	return id, nil
 }
 
 // isMissing tells that the TPM has no such object or index, or an index that was never written.
@@ -170,8 +177,8 @@ func isMissing(err error) bool {
 	return errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCNVUninitialized)
 }
 
-// ReplaceEKCertificate puts another certificate (DER) into the NV index of the EK that [TPM.Identity] returns, as a repaired or a
-// forged TPM would have it. It is not checked against the EK.
+// ReplaceEKCertificate puts another certificate (DER) into the NV index of the EK that [TPM.Identity] returns, as a repaired
+// or a forged TPM would have it. It is not checked against the EK.
 func (t *TPM) ReplaceEKCertificate(ctx context.Context, der []byte) (err error) {
 	id, err := t.Identity(ctx)
 	if err != nil {

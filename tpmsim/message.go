@@ -5,7 +5,8 @@ import (
 	"fmt"
 )
 
-// Sizes of messages in bytes (TPM 2.0 Library, Part 1, section 18.2). The greatest command and response of both backends is 4096.
+// Sizes of messages in bytes (TPM 2.0 Library, Part 1, section 18.2). The greatest command and response of both backends is
+// 4096.
 const (
 	headerSize = 10
 	maxMessage = 4096
@@ -120,8 +121,8 @@ type parsedCommand struct {
 	sessions []sessionUse
 }
 
-// parseCommand checks the size and the authorization area of a command. When the command is malformed it returns the response code
-// that a TPM would give (TPM 2.0 Library, Part 3, section 5) instead.
+// parseCommand checks the size and the authorization area of a command. When the command is malformed it returns the
+// response code that a TPM would give (TPM 2.0 Library, Part 3, section 5) instead.
 func parseCommand(raw []byte, layouts map[uint32]commandLayout) (*parsedCommand, uint32) {
 	if len(raw) < headerSize || int64(u32At(raw, 2)) != int64(len(raw)) || len(raw) > maxMessage {
 		return nil, rcCommandSize
@@ -160,8 +161,8 @@ func parseCommand(raw []byte, layouts map[uint32]commandLayout) (*parsedCommand,
 	return c, rcSuccess
 }
 
-// parseSessionUse reads a TPMS_AUTH_COMMAND (TPM 2.0 Library, Part 2, section 10.13.2): handle, nonce TPM2B, attributes, HMAC TPM2B. It
-// returns how many bytes it takes, 0 if it is cut short.
+// parseSessionUse reads a TPMS_AUTH_COMMAND (TPM 2.0 Library, Part 2, section 10.13.2): handle, nonce TPM2B, attributes,
+// HMAC TPM2B. It returns how many bytes it takes, 0 if it is cut short.
 func parseSessionUse(b []byte) (sessionUse, int) {
 	if len(b) < 4+2 {
 		return sessionUse{}, 0

@@ -27,8 +27,9 @@ func certificateAttributes() tpm2.TPMANV {
 	}
 }
 
-// writeCertificate defines the index anew and fills it. An index whose definition was interrupted before the end of the data reads as never
-// written, or is cut short: only NV_Write's success over all of it counts, so that a leftover is removed first.
+// writeCertificate defines the index anew and fills it. An index whose definition was interrupted before the end of the data
+// reads as never written, or is cut short: only NV_Write's success over all of it counts, so that a leftover is removed
+// first.
 func writeCertificate(ctx context.Context, c transport.TPM, p *ekProfile, der []byte) error {
 	if len(der) == 0 || len(der) > maxCertificate {
 		return fmt.Errorf("EK certificate of %d bytes; an NV index holds 1 to %d", len(der), maxCertificate)

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// resources is the resource manager of one TPM: it knows which client owns which transient object and session, and swaps them out
-// (TPM2_ContextSave) when the TPM has no room left. All methods need the TPM's turn.
+// resources is the resource manager of one TPM: it knows which client owns which transient object and session, and swaps
+// them out (TPM2_ContextSave) when the TPM has no room left. All methods need the TPM's turn.
 type resources struct {
 	device   *device // nil while there is no power
 	layouts  map[uint32]commandLayout
@@ -139,11 +139,6 @@ func (r *resources) flush(handle uint32) error {
 // save returns the context of a loaded object or session. Saving a session unloads it.
 func (r *resources) save(handle uint32) ([]byte, error) {
 	context, err := r.own("TPM2_ContextSave", ccContextSave, handles(handle))
-	if isCode(err, rcContextGap) {
-		if err = r.renewOldest(); err == nil {
-			context, err = r.own("TPM2_ContextSave", ccContextSave, handles(handle))
-		}
-	}
 	return slices.Clone(context), err
 }
 
@@ -153,7 +148,7 @@ func isCode(err error, rc uint32) bool {
 }
 
 // renewOldest loads and saves the session that was swapped out first. The TPM numbers saved sessions and refuses to go on
-// (TPM_RC_CONTEXT_GAP) when the oldest number lags too far behind (TPM 2.0 Library, Part 1, section 30.5).
+// (TPM_RC_CONTEXT_GAP) when the oldest number lags too far behind (TPM 2.0 Library, Part 1, Context Management).
 func (r *resources) renewOldest() error {
 	var oldest *session
 	var handle uint32
@@ -352,7 +347,8 @@ func (r *resources) limitSessions(c *client) error {
 	return r.flush(handle)
 }
 
-// reconcile forgets loaded objects that the TPM no longer has, after a command that flushes whole hierarchies. Those swapped out fail to load from now on.
+// reconcile forgets loaded objects that the TPM no longer has, after a command that flushes whole hierarchies. Those swapped
+// out fail to load from now on.
 func (r *resources) reconcile() error {
 	present := map[uint32]bool{}
 	for next := uint32(handleTransient); ; {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -25,8 +24,8 @@ const (
 // childHook tells that MaybeRunChild was called, without which a child would run the caller's program once more.
 var childHook atomic.Bool
 
-// MaybeRunChild must be the first thing that main, and TestMain, call in a program that uses [Simulator]. It returns at once, except in a
-// child process that is to be a TPM: there it runs the TPM and ends the process.
+// MaybeRunChild must be the first thing that main, and TestMain, call in a program that uses [Simulator]. It returns at
+// once, except in a child process that is to be a TPM: there it runs the TPM and ends the process.
 func MaybeRunChild() {
 	childHook.Store(true)
 	if len(os.Args) > 1 && os.Args[1] == childArgument {
@@ -34,8 +33,8 @@ func MaybeRunChild() {
 	}
 }
 
-// ChildMain runs a simulator TPM in this process and returns the exit status when the command stream ends. args are those after the hidden
-// first one.
+// ChildMain runs a simulator TPM in this process and returns the exit status when the command stream ends. args are those
+// after the hidden first one.
 func ChildMain(args []string) int {
 	if len(args) != 1 {
 		fmt.Fprintf(os.Stderr, "tpmsim: %s takes one argument, the state directory; it got %q\n", childArgument, args)
@@ -48,11 +47,11 @@ func ChildMain(args []string) int {
 	return 0
 }
 
-// Simulator returns the backend that runs Microsoft's TPM 2.0 reference implementation, as go-tpm-tools brings it, in a child process that is this
-// program itself. It needs a cgo build and OpenSSL's libcrypto, and [MaybeRunChild] in main.
+// Simulator returns the backend that runs Microsoft's TPM 2.0 reference implementation, as go-tpm-tools brings it, in a
+// child process that is this program itself. It needs a cgo build and OpenSSL's libcrypto, and [MaybeRunChild] in main.
 //
-// The child writes the whole NV memory to disk after every command that has changed it, before it answers: nothing that a real TPM keeps is
-// lost by a restart of the child or by a kill.
+// The child writes the whole NV memory to disk after every command that has changed it, before it answers: nothing that a
+// real TPM keeps is lost by a restart of the child or by a kill.
 //
 // Options.Seed gives the primary seeds by way of 64 bits (all that go-tpm-tools takes); the hierarchies' proofs stay
 // random, so that saved contexts and tickets of one TPM are worth nothing on another of the same seed.
@@ -89,6 +88,3 @@ func (simulator) start(dir string, log io.Writer) (*device, error) {
 	cmd.Args[0] = os.Args[0]
 	return startDevice(cmd, log)
 }
-
-// errNoCgo tells how to get the simulator.
-var errNoCgo = errors.New("this program was built without the simulator; build it with CGO_ENABLED=1 and a C compiler and OpenSSL's headers (apt install gcc libssl-dev)")

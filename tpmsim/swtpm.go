@@ -26,8 +26,9 @@ func (swtpm) Available() error {
 	return nil
 }
 
-// start passes the command stream as a connected descriptor with --fd: swtpm then serves that one client and ends when it goes away (with
-// --server fd= it would take the descriptor for a listening one, and spin). Without a control channel swtpm has to power itself on (not-need-init).
+// start passes the command stream as a connected descriptor with --fd: swtpm then serves that one client and ends when it
+// goes away (with --server fd= it would take the descriptor for a listening one, and spin). Without a control channel swtpm
+// has to power itself on (not-need-init).
 func (swtpm) start(dir string, log io.Writer) (*device, error) {
 	return startDevice(exec.Command("swtpm", "socket", "--tpm2",
 		"--tpmstate", "dir="+dir+",mode=0600",
@@ -35,7 +36,8 @@ func (swtpm) start(dir string, log io.Writer) (*device, error) {
 		"--flags", "not-need-init"), log)
 }
 
-// create lets swtpm manufacture a TPM, and then puts the wanted seeds in place of its random ones. Nothing has been derived from those yet.
+// create lets swtpm manufacture a TPM, and then puts the wanted seeds in place of its random ones. Nothing has been derived
+// from those yet.
 func (s swtpm) create(ctx context.Context, dir string, seed []byte, log io.Writer) error {
 	if seed == nil {
 		return nil // swtpm manufactures at its first start
@@ -59,7 +61,8 @@ func (s swtpm) create(ctx context.Context, dir string, seed []byte, log io.Write
 	}
 	secrets, err := findSecrets(state)
 	if err != nil {
-		return fmt.Errorf("tpmsim: %s: %w; a TPM with a chosen seed cannot be made with this version of swtpm/libtpms: leave Options.Seed nil or use the simulator backend", path, err)
+		return fmt.Errorf("tpmsim: %s: %w; a TPM with a chosen seed cannot be made with this version of swtpm/libtpms: "+
+			"leave Options.Seed nil or use the simulator backend", path, err)
 	}
 	if err := secrets.derive(seed); err != nil {
 		return err

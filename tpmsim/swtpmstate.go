@@ -11,7 +11,8 @@ import (
 // errStateFormat is wrapped by all complaints about a state file that is not as libtpms 0.7 to 0.10 write it.
 var errStateFormat = errors.New("unknown swtpm state format")
 
-// The layout of swtpm's state file and, inside it, of libtpms' permanent state (libtpms src/tpm2/NVMarshal.c); all numbers are big-endian:
+// The layout of swtpm's state file and, inside it, of libtpms' permanent state (libtpms src/tpm2/NVMarshal.c); all numbers
+// are big-endian:
 //
 //	swtpm header    version u8, least version u8, header size u16, flags u16, total size u32
 //	one TLV         tag u16 (1 = plain data), length u32
@@ -65,8 +66,8 @@ func (s *swtpmSecrets) derive(seed []byte) error {
 	return nil
 }
 
-// findSecrets parses a state file up to its primary seeds and proofs. It is strict: it returns an error that wraps errStateFormat
-// when anything differs from the known layout, for a wrong guess would make a TPM that is broken later.
+// findSecrets parses a state file up to its primary seeds and proofs. It is strict: it returns an error that wraps
+// errStateFormat when anything differs from the known layout, for a wrong guess would make a TPM that is broken later.
 func findSecrets(file []byte) (*swtpmSecrets, error) {
 	r := &stateReader{rest: file}
 

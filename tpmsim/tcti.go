@@ -17,18 +17,19 @@ const (
 	tctiMaxSessions = 24
 )
 
-// ServeTCTI serves the TPM in the way of swtpm, for tpm2-tss and what is built on it (tpm2-tools, tss-esapi): raw commands on data, control messages on
-// ctrl. With the two on ports P and P+1 of 127.0.0.1 the TCTI is "swtpm:host=127.0.0.1,port=P". It returns nil when ctx ends, after closing the
-// listeners and all connections, or the error of a listener that fails.
+// ServeTCTI serves the TPM in the way of swtpm, for tpm2-tss and what is built on it (tpm2-tools, tss-esapi): raw commands
+// on data, control messages on ctrl. With the two on ports P and P+1 of 127.0.0.1 the TCTI is "swtpm:host=127.0.0.1,port=P".
+// It returns nil when ctx ends, after closing the listeners and all connections, or the error of a listener that fails.
 //
-// tpm2-tss makes a new data connection for every command, so that connections cannot be told apart by client: all those of one ServeTCTI
-// are one client of the TPM (see [TPM.Client]), with handles shared by its programs as on a TPM without a resource manager. A program that ends without flushing leaves its
-// objects to the next one (tpm2_flushcontext -t removes them); they never fill the TPM, for they are swapped out, and beyond 64
-// objects and 24 sessions the longest unused one is dropped.
+// tpm2-tss makes a new data connection for every command, so that connections cannot be told apart by client: all those of
+// one ServeTCTI are one client of the TPM (see [TPM.Client]), with handles shared by its programs as on a TPM without a
+// resource manager. A program that ends without flushing leaves its objects to the next one (tpm2_flushcontext -t removes
+// them); they never fill the TPM, for they are swapped out, and beyond 64 objects and 24 sessions the longest unused one is
+// dropped.
 //
-// A command that cannot be told from the next one (a wrong size) is answered by TPM_RC_COMMAND_SIZE and ends that connection only. Control
-// messages that would power the TPM off or on again (INIT, SHUTDOWN, STOP) are answered as done and do nothing; only locality 0
-// exists; state blobs, hashing at locality 4 and handing over descriptors are refused.
+// A command that cannot be told from the next one (a wrong size) is answered by TPM_RC_COMMAND_SIZE and ends that connection
+// only. Control messages that would power the TPM off or on again (INIT, SHUTDOWN, STOP) are answered as done and do
+// nothing; only locality 0 exists; state blobs, hashing at locality 4 and handing over descriptors are refused.
 func (t *TPM) ServeTCTI(ctx context.Context, data, ctrl net.Listener) error {
 	c := t.newClient()
 	c.maxObjects, c.maxSessions = tctiMaxObjects, tctiMaxSessions
@@ -127,8 +128,8 @@ func serveData(c *client, conn net.Conn) {
 	}
 }
 
-// Control messages of swtpm (its include/swtpm/tpm_ioctl.h): a 4-byte number, then what the message needs; the answer starts with a
-// 4-byte result. All numbers are big-endian.
+// Control messages of swtpm (its include/swtpm/tpm_ioctl.h): a 4-byte number, then what the message needs; the answer starts
+// with a 4-byte result. All numbers are big-endian.
 const (
 	ctlGetCapability    = 1
 	ctlInit             = 2
@@ -147,8 +148,8 @@ const (
 	ctlBadLocality = 0x3d
 )
 
-// ctlCapabilities has the bits of the messages above: init, shutdown, established, locality, cancel, reset established, stop, configuration,
-// buffer size.
+// ctlCapabilities has the bits of the messages above: init, shutdown, established, locality, cancel, reset established,
+// stop, configuration, buffer size.
 const ctlCapabilities = 1<<0 | 1<<1 | 1<<2 | 1<<3 | 1<<5 | 1<<7 | 1<<10 | 1<<11 | 1<<13
 
 // serveControl answers the control messages of one connection.
@@ -186,7 +187,8 @@ func controlArgument(message uint32) int {
 	return 0
 }
 
-// controlAnswer returns the answer to a message whose first argument byte is argument; more is false for messages whose end is not known here.
+// controlAnswer returns the answer to a message whose first argument byte is argument; more is false for messages whose end
+// is not known here.
 func controlAnswer(message uint32, argument byte) (answer []byte, more bool) {
 	switch message {
 	case ctlGetCapability:

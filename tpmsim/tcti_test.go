@@ -112,7 +112,8 @@ func wantPEM(t *testing.T, path string, id *Identity) {
 	}
 }
 
-// The whole way of an agent by tools: an AK under the EK, which needs policy sessions kept in files between processes; many times over, for each leaves objects behind.
+// The whole way of an agent by tools: an AK under the EK, which needs policy sessions kept in files between processes; many
+// times over, for each leaves objects behind.
 func TestToolsMakeAKsAndQuote(t *testing.T) {
 	forEachBackend(t, func(t *testing.T, b Backend) {
 		tpm := openTPM(t, Options{Backend: b})

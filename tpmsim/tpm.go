@@ -21,8 +21,8 @@ type Options struct {
 	Dir string
 	// Backend comes from [Select], [Swtpm] or [Simulator].
 	Backend Backend
-	// Seed, of any length but at least 16 bytes, determines the primary seeds of a TPM that is made new; nil makes random ones. An existing TPM that was
-	// made from another seed is refused.
+	// Seed, of any length but at least 16 bytes, determines the primary seeds of a TPM that is made new; nil makes random
+	// ones. An existing TPM that was made from another seed is refused.
 	Seed []byte
 	// Log receives what the TPM's process prints; nil discards it.
 	Log io.Writer
@@ -44,8 +44,8 @@ type TPM struct {
 	err  error
 }
 
-// Open starts the TPM in o.Dir, making it first if the directory holds none, and sends TPM2_Startup(CLEAR). ctx bounds the start
-// only. The TPM has no endorsement key in NV before [TPM.Manufacture].
+// Open starts the TPM in o.Dir, making it first if the directory holds none, and sends TPM2_Startup(CLEAR). ctx bounds the
+// start only. The TPM has no endorsement key in NV before [TPM.Manufacture].
 func Open(ctx context.Context, o Options) (*TPM, error) {
 	if o.Backend == nil {
 		return nil, fmt.Errorf("tpmsim: opening %s: Options.Backend is nil; get one from Select", label(o))
@@ -168,8 +168,8 @@ func (t *TPM) powerOff() *device {
 	return d
 }
 
-// shutdown sends TPM2_Shutdown(CLEAR), which makes the clock and the reset counters safe. A TPM that does not answer within stopGrace is
-// killed. The caller has the turn.
+// shutdown sends TPM2_Shutdown(CLEAR), which makes the clock and the reset counters safe. A TPM that does not answer within
+// stopGrace is killed. The caller has the turn.
 func (t *TPM) shutdown() error {
 	limit := time.AfterFunc(stopGrace, func() { _ = t.Kill() })
 	defer limit.Stop()
@@ -180,15 +180,16 @@ func (t *TPM) shutdown() error {
 	return err
 }
 
-// Reboot shuts the TPM down in order and powers it on again: PCRs are reset, resetCount grows by one, the clock goes on and stays
-// safe. Clients stay connected, but their transient objects and sessions are gone. If the process has died before, Reboot starts it again
-// and the TPM sees a power cut.
+// Reboot shuts the TPM down in order and powers it on again: PCRs are reset, resetCount grows by one, the clock goes on and
+// stays safe. Clients stay connected, but their transient objects and sessions are gone. If the process has died before,
+// Reboot starts it again and the TPM sees a power cut.
 func (t *TPM) Reboot(ctx context.Context) error {
 	return t.cycle(ctx, "rebooting", true, nil)
 }
 
-// Crash cuts the power of the TPM without a shutdown and powers it on again: as Reboot, but the clock may lose up to some seconds and is not safe
-// (TPMS_CLOCK_INFO.safe = NO) for as long (TPM 2.0 Library, Part 1, section 36.3). It also revives a TPM whose process has died.
+// Crash cuts the power of the TPM without a shutdown and powers it on again: as Reboot, but the clock may lose up to some
+// seconds and is not safe (TPMS_CLOCK_INFO.safe = NO) for as long (TPM 2.0 Library, Part 1, Timing Components). It also
+// revives a TPM whose process has died.
 func (t *TPM) Crash(ctx context.Context) error {
 	return t.cycle(ctx, "crashing", false, nil)
 }
@@ -230,9 +231,10 @@ func (t *TPM) cycle(ctx context.Context, what string, orderly bool, change func(
 	return fail(t.powerOn(ctx))
 }
 
-// Close shuts the TPM down in order and ends its process; that takes milliseconds and at most some seconds. Clients get [ErrClosed] from then
-// on. A second Close does nothing. ctx bounds only the wait for a command that is being run: when it is over before the TPM is free, the power is
-// cut instead, and the error says so. An idle TPM is shut down in order even if ctx is over already.
+// Close shuts the TPM down in order and ends its process; that takes milliseconds and at most some seconds. Clients get
+// [ErrClosed] from then on. A second Close does nothing. ctx bounds only the wait for a command that is being run: when it
+// is over before the TPM is free, the power is cut instead, and the error says so. An idle TPM is shut down in order even if
+// ctx is over already.
 func (t *TPM) Close(ctx context.Context) error {
 	var errs []error
 	if err := t.take(ctx); err != nil {
@@ -259,7 +261,8 @@ func (t *TPM) Close(ctx context.Context) error {
 	return nil
 }
 
-// Kill kills the TPM's process and nothing else, as a fault: [TPM.Done] closes and [TPM.Err] tells. [TPM.Crash] brings it back.
+// Kill kills the TPM's process and nothing else, as a fault: [TPM.Done] closes and [TPM.Err] tells. [TPM.Crash] brings it
+// back.
 func (t *TPM) Kill() error {
 	t.life.Lock()
 	d, done := t.dev, t.done
@@ -285,15 +288,16 @@ func (t *TPM) Alive() bool {
 	return t.dev != nil
 }
 
-// Done returns a channel that is closed when the process dies unasked or the TPM is closed. A reboot does not close it. After a TPM has been
-// revived there is a new channel.
+// Done returns a channel that is closed when the process dies unasked or the TPM is closed. A reboot does not close it.
+// After a TPM has been revived there is a new channel.
 func (t *TPM) Done() <-chan struct{} {
 	t.life.Lock()
 	defer t.life.Unlock()
 	return t.done
 }
 
-// Err returns why Done is closed: a [*ProcessError] with the output of the process, or [ErrClosed]; nil while the TPM is well.
+// Err returns why Done is closed: a [*ProcessError] with the output of the process, or [ErrClosed]; nil while the TPM is
+// well.
 func (t *TPM) Err() error {
 	t.life.Lock()
 	defer t.life.Unlock()
@@ -318,8 +322,8 @@ func (t *TPM) unusable() error {
 	return t.Err()
 }
 
-// Snapshot writes the whole state of the TPM into dir, which must not exist yet or be empty. The state is that of an orderly shutdown at this
-// moment; the TPM itself goes on.
+// Snapshot writes the whole state of the TPM into dir, which must not exist yet or be empty. The state is that of an orderly
+// shutdown at this moment; the TPM itself goes on.
 func (t *TPM) Snapshot(ctx context.Context, dir string) error {
 	if err := t.take(ctx); err != nil {
 		return fmt.Errorf("tpmsim: snapshot of %s: %w", label(t.opts), err)
@@ -338,8 +342,9 @@ func (t *TPM) Snapshot(ctx context.Context, dir string) error {
 	return nil
 }
 
-// Restore powers the TPM off, replaces its whole state by that in dir, which [TPM.Snapshot] wrote, and powers it on. Clients stay connected, as
-// with [TPM.Reboot]. Clock and counters go back with the rest: a verifier that has seen later ones will notice.
+// Restore powers the TPM off, replaces its whole state by that in dir, which [TPM.Snapshot] wrote, and powers it on. Clients
+// stay connected, as with [TPM.Reboot]. Clock and counters go back with the rest: a verifier that has seen later ones will
+// notice.
 func (t *TPM) Restore(ctx context.Context, dir string) error {
 	meta, err := readMeta(dir)
 	if err == nil {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
@@ -79,13 +80,22 @@ func (p *progress) event(e lab.Event) {
 	case string(steps.UndoFailed):
 		p.line("%s undo %-13s %s", p.paint.red("✗"), e.Step, e.Error)
 	case control.EventNote:
-		p.line("  %s: %s", e.Step, e.Text)
+		p.note(e)
 	case control.EventEnded:
 		if p.undone > 0 {
-			p.line("  took back %d steps", p.undone)
+			p.line("  took back %s", count(p.undone, "step"))
 		}
 	}
 	p.draw()
+}
+
+// note prints a remark of a step. Of the installation's, which are the output of pip, only its phases are of interest.
+func (p *progress) note(e lab.Event) {
+	text, phase := strings.CutPrefix(e.Text, keylime.PhasePrefix)
+	if e.Step == lab.StepInstall && !phase && !p.verbose {
+		return
+	}
+	p.line("  %s: %s", e.Step, text)
 }
 
 func (p *progress) stepDone(e lab.Event) {
@@ -145,6 +155,14 @@ func (p *progress) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.erase()
+}
+
+// count is a number of things, in words.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%6.2f s", d.Seconds()) }

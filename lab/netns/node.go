@@ -86,8 +86,9 @@ func (n *node) startTPM(ctx context.Context) error {
 	n.tpm = tpm
 	n.mu.Unlock()
 	identity, err := tpm.Manufacture(ctx, tpmsim.ManufactureOptions{
-		Algorithm:   tpmsim.Algorithm(n.TPM.EKAlgorithm),
-		Certificate: func(ek crypto.PublicKey, _ tpmsim.Algorithm) ([]byte, error) { return n.issueEKCertificate(ek) },
+		Algorithm:          tpmsim.Algorithm(n.TPM.EKAlgorithm),
+		WithoutCertificate: n.EK.Absent,
+		Certificate:        func(ek crypto.PublicKey, _ tpmsim.Algorithm) ([]byte, error) { return n.issueEKCertificate(ek) },
 	})
 	if err != nil {
 		return err
@@ -102,12 +103,8 @@ func (n *node) startTPM(ctx context.Context) error {
 	return nil
 }
 
-// issueEKCertificate is the TPM maker's part: a certificate for the EK by the CA that the plan names. Nil for a TPM that
-// is to have none.
+// issueEKCertificate is the TPM maker's part: a certificate for the EK by the CA that the plan names.
 func (n *node) issueEKCertificate(ek crypto.PublicKey) ([]byte, error) {
-	if n.EK.Absent {
-		return nil, nil
-	}
 	ca := n.s.ca
 	if n.EK.Stranger {
 		ca = n.s.stranger

@@ -1,15 +1,15 @@
 //go:build cgo
 
-// Package reftpm gives access to what go-tpm-tools' simulator (Microsoft's TPM 2.0 reference implementation, linked into this program) leaves out: its
-// NV memory, and a power cycle without a shutdown. There is one such TPM per process.
+// Package reftpm gives access to what go-tpm-tools' simulator (Microsoft's TPM 2.0 reference implementation, linked into
+// this program) leaves out: its NV memory, and a power cycle without a shutdown. There is one such TPM per process.
 package reftpm
 
 /*
 #include <stdbool.h>
 #include <stddef.h>
 
-// Defined by the C code of github.com/google/go-tpm-tools/simulator/internal, whose headers cannot be reached from another module. They are
-// weak here so that this package also links by itself, as cgo does on trial.
+// Defined by the C code of github.com/google/go-tpm-tools/simulator/internal, whose headers cannot be reached from another
+// module. They are weak here so that this package also links by itself, as cgo does on trial.
 __attribute__((weak)) extern void _plat__NvMemoryRead(unsigned int start, unsigned int size, void *data);
 __attribute__((weak)) extern bool _plat__NvMemoryWrite(unsigned int start, unsigned int size, void *data);
 __attribute__((weak)) extern void _plat__Reset(bool forceManufacture);
