@@ -41,16 +41,9 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 	if err := unix.Mount("secure", secure, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700,size=1m"); err != nil {
 		return nil, fmt.Errorf("mount a tmpfs at %s: %w", secure, err)
 	}
-	certPEM, keyPEM, err := keylime.AgentServerCertificate(keylime.RSA2048, n.hostname)
-	if err != nil {
-		return nil, err
-	}
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		return nil, fmt.Errorf("the agent's server certificate: %w", err)
-	}
 	cert, key := filepath.Join(dir, "server-cert.pem"), filepath.Join(dir, "server-key.pem")
-	if err := errors.Join(state.WriteFile(cert, certPEM, 0o644), state.WriteFile(key, keyPEM, 0o600)); err != nil {
+	pair, err := n.serverCertificate(cert, key)
+	if err != nil {
 		return nil, err
 	}
 	k := n.s.plan.Keylime
@@ -71,6 +64,26 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		return nil, err
 	}
 	return &binaryAgent{n: n, p: p, cert: pair.Leaf}, nil
+}
+
+// serverCertificate is the agent's, kept in its folder. It must stay the same while the verifier knows the agent: that trusts
+// the certificate which was registered when the agent was enrolled.
+func (n *node) serverCertificate(certFile, keyFile string) (tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err == nil && pair.Leaf.VerifyHostname(n.hostname) == nil {
+		return pair, nil
+	}
+	cert, key, err := keylime.AgentServerCertificate(keylime.RSA2048, n.hostname)
+	if err != nil {
+		return pair, err
+	}
+	if err := errors.Join(state.WriteFile(certFile, cert, 0o644), state.WriteFile(keyFile, key, 0o600)); err != nil {
+		return pair, err
+	}
+	if pair, err = tls.X509KeyPair(cert, key); err != nil {
+		return pair, fmt.Errorf("the agent's server certificate: %w", err)
+	}
+	return pair, nil
 }
 
 // uuidOption is the agent's setting from which it comes to the UUID that the lab expects. It takes 64 digits from nobody:
