@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -133,7 +132,7 @@ func serverNames(cfg *Config) names {
 func certificateFits(cert *x509.Certificate, uuid string, want names, now time.Time) bool {
 	return cert.Subject.CommonName == uuid &&
 		slices.Equal(cert.DNSNames, want.dns) &&
-		slices.EqualFunc(cert.IPAddresses, want.ips, func(a, b net.IP) bool { return bytes.Equal(a, b) }) &&
+		slices.EqualFunc(cert.IPAddresses, want.ips, net.IP.Equal) &&
 		now.After(cert.NotBefore) && now.Add(serverCertRenew).Before(cert.NotAfter)
 }
 

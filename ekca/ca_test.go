@@ -22,7 +22,6 @@ import (
 // Endorsement keys are made once: they are what costs time.
 var (
 	rsaEK    = sync.OnceValue(func() crypto.PublicKey { return newRSA() })
-	otherEK  = sync.OnceValue(func() crypto.PublicKey { return newRSA() })
 	eccEK    = sync.OnceValue(func() crypto.PublicKey { return &newECC(elliptic.P256()).PublicKey })
 	eccEK384 = sync.OnceValue(func() crypto.PublicKey { return &newECC(elliptic.P384()).PublicKey })
 )

@@ -65,8 +65,9 @@ func swtpm() Finding {
 	f := Finding{What: "swtpm", OK: true, Detail: "found"}
 	if err := tpmsim.Swtpm().Available(); err != nil {
 		f.OK, f.Detail, f.Fix = false, err.Error(), "sudo apt-get install swtpm"
-		// Without swtpm a lab can run on the simulator, if that is built in.
-		f.Optional = tpmsim.Simulator().Available() == nil
+		if tpmsim.Simulator().Available() == nil {
+			f.Detail += " (or use the simulator: keylab up --tpm-backend simulator)"
+		}
 	}
 	return f
 }

@@ -329,6 +329,12 @@ func TestRebootAndCrash(t *testing.T) {
 		if crashed.Safe || crashed.ResetCount != rebooted.ResetCount+1 {
 			t.Errorf("crash: clock before %+v, after %+v; want unsafe, one more reset", rebooted, crashed)
 		}
+		if _, err := tpm.AwaitSafeClock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if now := clockInfo(t, c); !now.Safe {
+			t.Errorf("clock after AwaitSafeClock: %+v", now)
+		}
 		ak.load(t, c)
 		if _, err := tpm.Identity(t.Context()); err != nil {
 			t.Errorf("crash: %v", err)

@@ -48,7 +48,7 @@ func runScripts(t *testing.T, dir string) {
 	}
 	params := testscript.Params{
 		UpdateScripts:       *update,
-		RequireExplicitExec: true, ContinueOnError: true,
+		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv(state.EnvBase, filepath.Join(e.WorkDir, "state"))
 			e.Setenv(state.EnvCache, cache)

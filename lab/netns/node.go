@@ -254,6 +254,9 @@ func (n *node) stopTPM(ctx context.Context) error {
 
 // enrol has the tenant hand the agent to the verifier. A refusal that the specification asked for is noted, not an error.
 func (n *node) enrol(ctx context.Context) error {
+	if err := n.awaitClock(ctx); err != nil {
+		return err
+	}
 	result, err := n.s.enrolAgent(ctx, n.uuid)
 	if err != nil {
 		return err
@@ -269,6 +272,18 @@ func (n *node) enrol(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("the tenant refused %s (%s): %s", n.Name, n.uuid, result.Message)
+}
+
+// awaitClock waits until the TPM's clock is safe: after a power cut, as when the lab was killed, Keylime would not trust it yet.
+func (n *node) awaitClock(ctx context.Context) error {
+	n.mu.Lock()
+	tpm := n.tpm
+	n.mu.Unlock()
+	waited, err := tpm.AwaitSafeClock(ctx)
+	if err == nil && waited > time.Second {
+		n.s.journal.note(plan.NodeStep(plan.StepEnrol, n.Name), fmt.Sprintf("waited %.1f s until the TPM's clock was safe again: the TPM had lost its power", waited.Seconds()))
+	}
+	return err
 }
 
 // refused tells whether the tenant turned the node down.

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"keylab.dev/keylab/ekca"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/steps"
@@ -122,13 +120,4 @@ func (s *supervisor) nodeNames() string {
 		names[i] = n.Name
 	}
 	return strings.Join(names, ", ")
-}
-
-// eachNode does something to all nodes at once and gives the first error.
-func (s *supervisor) eachNode(do func(*node) error) error {
-	var g errgroup.Group
-	for _, n := range s.nodes {
-		g.Go(func() error { return do(n) })
-	}
-	return g.Wait()
 }

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"keylab.dev/keylab/lab/state"
+)
+
+// upSteps are the lines of progress of `up --nodes 1`. Steps run side by side, so that their order differs from run to
+// run; each is waited for in a run of its own.
+var upSteps = []string{
+	"keylime-install", "keylime-config", "network", "ingress", "dns", "ek-ca", "tenant", "tpm", "registrar", "agent", "verifier", "enrol",
+}
+
+// TestUpKilled kills `keylab up` itself, so that it cannot clean up, after each of its steps: the lab takes itself down,
+// and the next `up` of the same name, here the one of the next step, finds nothing in its way.
+func TestUpKilled(t *testing.T) {
+	t.Setenv(state.EnvBase, t.TempDir())
+	const name = "upkilled"
+	for _, step := range upSteps {
+		t.Run(step, func(t *testing.T) {
+			u := startUp(t, name)
+			u.await(t, step)
+			if err := u.cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			u.end()
+			nothingRuns(t, name)
+			if status, out := keylab(t, "down", name); status != exitOK || !strings.Contains(out, "is not running: nothing to do.") {
+				t.Errorf("down: exit status %d: %s", status, out)
+			}
+		})
+	}
+	t.Run("at last", func(t *testing.T) {
+		u := startUp(t, name)
+		if err := u.end(); err != nil {
+			t.Fatalf("up after %d killed ones: %v\n%s", len(upSteps), err, u.seen.String())
+		}
+		if status, out := keylab(t, "status", name); status != exitOK {
+			t.Errorf("status: exit status %d: %s", status, out)
+		}
+		if status, out := keylab(t, "wipe", name); status != exitOK {
+			t.Errorf("wipe: exit status %d: %s", status, out)
+		}
+		nothingRuns(t, name)
+	})
+}
+
+// TestUpInterrupted presses ctrl-C, and sends the signal that init systems and CI runners send.
+func TestUpInterrupted(t *testing.T) {
+	t.Setenv(state.EnvBase, t.TempDir())
+	for signal, step := range map[os.Signal]string{os.Interrupt: "registrar", syscall.SIGTERM: "network"} {
+		t.Run(signal.String(), func(t *testing.T) {
+			u := startUp(t, "interrupted")
+			u.await(t, step)
+			if err := u.cmd.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			err := u.end()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != exitFailed {
+				t.Errorf("up ended with %v, want exit status %d", err, exitFailed)
+			}
+			if !strings.Contains(u.seen.String(), "keylab: the start of lab interrupted was interrupted and undone") {
+				t.Errorf("up does not say what became of the lab:\n%s", u.seen.String())
+			}
+			nothingRuns(t, "interrupted")
+		})
+	}
+}
+
+// upRun is a `keylab up` in a process of its own.
+type upRun struct {
+	cmd  *exec.Cmd
+	err  *bufio.Reader
+	seen bytes.Buffer // what it printed so far
+}
+
+func startUp(t *testing.T, name string) *upRun {
+	t.Helper()
+	u := &upRun{cmd: program("up", "--lab", name, "--nodes", "1")}
+	pipe, err := u.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.err = bufio.NewReader(io.TeeReader(pipe, &u.seen))
+	if err := u.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if u.cmd.ProcessState == nil {
+			_ = u.cmd.Process.Kill()
+			_ = u.end()
+		}
+		keylab(t, "wipe", name)
+	})
+	return u
+}
+
+// await reads until the line of a step that is done.
+func (u *upRun) await(t *testing.T, step string) {
+	t.Helper()
+	for {
+		line, err := u.err.ReadString('\n')
+		if strings.HasPrefix(line, "✓ "+step+" ") {
+			return
+		}
+		if err != nil {
+			t.Fatalf("up ended before its step %s was done:\n%s", step, u.seen.String())
+		}
+	}
+}
+
+// end waits until up has ended.
+func (u *upRun) end() error {
+	_, _ = io.Copy(io.Discard, u.err)
+	return u.cmd.Wait()
+}
+
+// program is the keylab command in a process of its own: this test program under another name.
+func program(args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = append([]string{"keylab"}, args...)
+	return cmd
+}
+
+// keylab runs a verb and returns its exit status and all that it printed.
+func keylab(t *testing.T, args ...string) (status int, output string) {
+	t.Helper()
+	cmd := program(args...)
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatalf("keylab %s: %v", strings.Join(args, " "), err)
+	}
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// nothingRuns waits until no process and no socket of a lab is left. The first process of a lab's sandbox ends after all
+// others (pid_namespaces(7)), and it and the supervisor carry the lab's name.
+func nothingRuns(t *testing.T, name string) {
+	t.Helper()
+	deadline := time.After(time.Minute)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left := remains(t, name)
+		if left == "" {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("a minute later there is still %s", left)
+		}
+	}
+}
+
+func remains(t *testing.T, name string) string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		// A process that has ended meanwhile, or is a zombie, has none.
+		if args, err := os.ReadFile(file); err == nil && bytes.HasPrefix(args, []byte("keylab["+name+"]\x00")) {
+			return fmt.Sprintf("%s: %s", filepath.Dir(file), bytes.ReplaceAll(args, []byte{0}, []byte(" ")))
+		}
+	}
+	dir, err := state.For(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sockets, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(sockets), "/"+dir.Key()) {
+		return "the control socket"
+	}
+	return ""
+}
