@@ -113,15 +113,29 @@ func parseStat(line string) (process, error) {
 
 // cpuTime is the processor time of all processes of the tree below root, root included.
 func cpuTime(root int) (time.Duration, error) {
-	tree, err := processTree(root)
-	if err != nil {
-		return 0, err
-	}
+	parts, err := cpuByPart(root)
 	var sum time.Duration
-	for _, p := range tree {
-		sum += p.cpu
+	for _, cpu := range parts {
+		sum += cpu
 	}
-	return sum, nil
+	return sum, err
+}
+
+// cpuByPart is the processor time of the tree below a lab's supervisor, by part of the lab.
+func cpuByPart(supervisor int) (map[string]time.Duration, error) {
+	tree, err := processTree(supervisor)
+	if err != nil {
+		return nil, err
+	}
+	parts := map[string]time.Duration{}
+	for _, p := range tree {
+		part := partOf(p.argv)
+		if p.pid == supervisor {
+			part = partSupervisor
+		}
+		parts[part] += p.cpu
+	}
+	return parts, nil
 }
 
 // pss is a process' proportional set size in MiB: its own pages, and its share of those that others use too (proc_pid_smaps(5)).

@@ -1,0 +1,108 @@
+# keylab: `make` lists the targets. Works with GNU make on Debian and Ubuntu, as root and as a normal user.
+
+LAB       ?= e2e
+NODES     ?= 3
+SUBSTRATE ?= netns
+FUZZTIME  ?= 10s
+PREFIX    ?= /usr/local
+
+# Recipes that ask for a password or print progress do not mix.
+.NOTPARALLEL:
+
+# The version is what git says of this tree; an archive without git has none.
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# Where Go's own archive puts it, for a shell that does not have it in its path.
+export PATH := $(PATH):/usr/local/go/bin
+# The version is stamped above, and git refuses to look into a tree of another user, as containers have it.
+export GOFLAGS := -buildvcs=false $(GOFLAGS)
+
+KEYLAB  := bin/keylab
+LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build build-simulator install e2e run verify docker kind clean realclean test lint docs bench fuzz race
+
+help: ## print this list
+	@echo "make e2e    sets the machine up, builds keylab, brings up a lab of $(NODES) nodes and proves it"
+	@echo "make test   sets the machine up, and passes every check and test"
+	@echo
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "Variables: NODES=$(NODES) LAB=$(LAB) SUBSTRATE=$(SUBSTRATE) FUZZTIME=$(FUZZTIME) PREFIX=$(PREFIX)"
+
+setup: ## check what this machine lacks, and install it from Debian (root or sudo only)
+	@scripts/setup.sh test
+
+build: ## build bin/keylab: one static file
+	@scripts/setup.sh go
+	CGO_ENABLED=0 go build -ldflags '-s -w $(LDFLAGS)' -o $(KEYLAB) ./cmd/keylab
+
+build-simulator: ## build bin/keylab-simulator, which has a TPM simulator built in (cgo)
+	@scripts/setup.sh test
+	CGO_ENABLED=1 go build -ldflags '-s -w $(LDFLAGS)' -o $(KEYLAB)-simulator ./cmd/keylab
+
+install: build ## copy bin/keylab to $(PREFIX)/bin
+	install -D -m 0755 $(KEYLAB) $(DESTDIR)$(PREFIX)/bin/keylab
+
+ifeq ($(SUBSTRATE),netns)
+e2e: ## set up, build, bring up a new lab of NODES nodes and prove it; the lab stays up
+	@scripts/setup.sh lab
+	@$(MAKE) --no-print-directory build
+	@said=$$($(KEYLAB) wipe $(LAB) 2>&1) || { echo "$$said" >&2; exit 1; }
+	$(KEYLAB) up --lab $(LAB) --nodes $(NODES)
+	$(KEYLAB) verify $(LAB)
+	@echo "The lab runs: $(KEYLAB) status $(LAB). \`make clean\` ends it and deletes it."
+else
+e2e:
+	@echo "make e2e: the substrate $(SUBSTRATE) is not part of this version of keylab; SUBSTRATE=netns is." >&2; exit 1
+endif
+
+run: build ## build, and bring up lab LAB of NODES nodes
+	$(KEYLAB) up --lab $(LAB) --nodes $(NODES)
+
+verify: ## prove what lab LAB claims
+	@test -x $(KEYLAB) || { echo "make verify: $(KEYLAB) is not built; 'make run' or 'make e2e' first." >&2; exit 1; }
+	$(KEYLAB) verify $(LAB)
+
+docker kind: ## container images and the Kubernetes lab: not there yet
+	@echo "make $@: this comes with the kind substrate, which is not part of this version of keylab." >&2; exit 1
+
+test: ## set up, lint, and run all tests
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory lint
+	@scripts/gotest.sh ./...
+
+race: ## run all tests with the race detector
+	@scripts/setup.sh test
+	@scripts/gotest.sh -race ./...
+
+lint: ## gofmt, go vet, staticcheck, shellcheck and the house rules
+	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.git/*')); \
+	  test -z "$$unformatted" || { echo "gofmt -w these files:" >&2; echo "$$unformatted" >&2; exit 1; }
+	CGO_ENABLED=0 go vet ./...
+	CGO_ENABLED=1 go vet ./...
+	CGO_ENABLED=1 go run $(STATICCHECK) ./...
+	go mod verify
+	shellcheck .ci/run scripts/*.sh
+	scripts/houserules.sh
+
+docs: ## write the generated parts of docs/ again
+	go generate ./lab/spec
+	go test ./cmd/keylab -run '^TestCommandReference$$' -args -write-docs
+
+bench: ## measure: time of up, TPM manufacture, quotes, memory; BENCHFLAGS are its options
+	@scripts/setup.sh bench
+	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/keylab-bench ./cmd/keylab-bench
+	bin/keylab-bench $(BENCHFLAGS)
+
+fuzz: ## run every fuzz target for FUZZTIME
+	@scripts/fuzz.sh $(FUZZTIME)
+
+clean: ## end and delete lab LAB, what a broken-off `make test` left, and everything built
+	@scripts/clean.sh $(LAB)
+
+realclean: clean ## clean, and delete the cached Keylime too
+	@scripts/clean.sh --cache
