@@ -18,8 +18,12 @@ import (
 	"time"
 )
 
-// PhasePrefix begins the lines by which an installation tells of its phases; the others are its commands' output.
-const PhasePrefix = "== "
+// PhasePrefix begins the lines by which an installation tells of its phases; the others are its commands' output. A phase has a
+// line for its start, and one for its end, in which its name is followed by PhaseDone and the time it took.
+const (
+	PhasePrefix = "== "
+	PhaseDone   = ": done in "
+)
 
 // InstallError is a failed step of an installation.
 type InstallError struct {
@@ -114,7 +118,7 @@ func (b *builder) build(ctx context.Context) error {
 			}
 			return err
 		}
-		b.opts.Log(fmt.Sprintf("%s%s: done in %.1f s", PhasePrefix, s.what, time.Since(start).Seconds()))
+		b.opts.Log(fmt.Sprintf("%s%s%s%.1f s", PhasePrefix, s.what, PhaseDone, time.Since(start).Seconds()))
 	}
 	if err := os.RemoveAll(sdistDir); err != nil {
 		return fmt.Errorf("remove the unpacked source distribution: %w", err)

@@ -28,6 +28,7 @@ type progress struct {
 	order  []string
 	drawn  bool // the redrawn line stands on the screen
 	undone int
+	phase  string // of the installation, under way
 }
 
 // stepGroup is one step, or the same step for every node.
@@ -92,8 +93,14 @@ func (p *progress) event(e lab.Event) {
 // note prints a remark of a step. Of the installation's, which are the output of pip, only its phases are of interest.
 func (p *progress) note(e lab.Event) {
 	text, phase := strings.CutPrefix(e.Text, keylime.PhasePrefix)
-	if e.Step == lab.StepInstall && !phase && !p.verbose {
-		return
+	if e.Step == lab.StepInstall && !p.verbose {
+		if !phase {
+			return
+		}
+		if p.phase = text; !strings.Contains(text, keylime.PhaseDone) {
+			return // shown as what is under way
+		}
+		p.phase = ""
 	}
 	p.line("  %s: %s", e.Step, text)
 }
@@ -133,6 +140,8 @@ func (p *progress) draw() {
 		case g.began.IsZero() || g.done == g.total || g.failed:
 		case g.total > 1:
 			now = append(now, fmt.Sprintf("%s %d/%d", g.name, g.done, g.total))
+		case g.name == lab.StepInstall && p.phase != "":
+			now = append(now, g.name+": "+p.phase)
 		default:
 			now = append(now, g.name)
 		}
