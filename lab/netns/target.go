@@ -129,10 +129,14 @@ func (t target) RouterCounters(context.Context) (map[string]uint64, error) {
 	return counters, nil
 }
 
-func (t target) IngressConnections(context.Context) (map[string]uint64, error) {
-	counts := map[string]uint64{}
-	for host, s := range t.s.ingress.Stats().ByHost {
-		counts[host] = s.Connections
+func (t target) Ingress(context.Context) (verify.IngressCounts, error) {
+	stats := t.s.ingress.Stats()
+	counts := verify.IngressCounts{
+		Forwarded: map[string]uint64{},
+		Refused:   stats.Refused[netlab.ReasonNoSNI] + stats.Refused[netlab.ReasonUnknownName],
+	}
+	for host, s := range stats.ByHost {
+		counts.Forwarded[host] = s.Connections
 	}
 	return counts, nil
 }

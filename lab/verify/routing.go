@@ -91,7 +91,7 @@ func (v *verification) quote(ctx context.Context, n Node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	before, err := v.target.IngressConnections(ctx)
+	before, err := v.target.Ingress(ctx)
 	if err != nil {
 		return "", fmt.Errorf("read the ingress' counters: %w", err)
 	}
@@ -126,11 +126,11 @@ func (v *verification) quote(ctx context.Context, n Node) (string, error) {
 			return "", fmt.Errorf("a request named for %s was served by the agent of %s", n.Name, other.Name)
 		}
 	}
-	after, err := v.target.IngressConnections(ctx)
+	after, err := v.target.Ingress(ctx)
 	if err != nil {
 		return "", fmt.Errorf("read the ingress' counters: %w", err)
 	}
-	if after[n.Hostname] <= before[n.Hostname] {
+	if after.Forwarded[n.Hostname] <= before.Forwarded[n.Hostname] {
 		return "", fmt.Errorf("the ingress counted no connection for %s: the request went another way", n.Hostname)
 	}
 	arrivedAfter, err := n.Arrived()
@@ -152,33 +152,31 @@ func (v *verification) unknownUUID(ctx context.Context) (string, error) {
 	return v.refused(ctx, plan.ContactHostname(hex.EncodeToString(random), v.plan.Domain), "a UUID that no agent has")
 }
 
-// refused checks that the ingress ends a handshake without showing any certificate.
+// refused checks that the ingress ends a handshake without showing any certificate, and counts it as refused.
 func (v *verification) refused(ctx context.Context, serverName, what string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, routingTimeout)
 	defer cancel()
-	raw, err := v.target.Dial(ctx, plan.Verifier, v.plan.Keylime.Ingress)
+	before, err := v.target.Ingress(ctx)
 	if err != nil {
-		return "", fmt.Errorf("connect to the ingress: %w", err)
+		return "", fmt.Errorf("read the ingress' counters: %w", err)
 	}
-	raw.Close()
 	c, err := v.handshake(ctx, serverName)
 	if err == nil {
 		defer c.Close()
 		return "", fmt.Errorf("%s got the certificate %s", what, name(c.ConnectionState().PeerCertificates[0]))
 	}
-	if ctx.Err() != nil || errors.As(err, new(*net.OpError)) && !errors.As(err, new(tls.AlertError)) && isTimeout(err) {
-		return "", fmt.Errorf("%s got no answer at all: %w", what, err)
+	after, countErr := v.target.Ingress(ctx)
+	if countErr != nil {
+		return "", fmt.Errorf("read the ingress' counters: %w", countErr)
 	}
-	return what + " is refused, no certificate shown", nil
+	if after.Refused <= before.Refused {
+		return "", fmt.Errorf("%s got no certificate, but the ingress did not count a refusal: %w", what, err)
+	}
+	return what + " is refused, no certificate shown, and counted", nil
 }
 
 // routingTimeout bounds one request through the ingress; a swtpm on a busy machine takes its time for a quote.
 const routingTimeout = 30 * time.Second
-
-func isTimeout(err error) bool {
-	var t net.Error
-	return errors.As(err, &t) && t.Timeout()
-}
 
 // get asks for one document over a connection that stands already.
 func get(ctx context.Context, c net.Conn, url string) ([]byte, error) {

@@ -32,12 +32,18 @@ type Target interface {
 	SharedSegment(ctx context.Context, a, b string) (shared bool, evidence string, err error)
 	// RouterCounters are the packets counted per rule and per kind of drop.
 	RouterCounters(ctx context.Context) (map[string]uint64, error)
-	// IngressConnections are the connections forwarded by the ingress so far, by hostname.
-	IngressConnections(ctx context.Context) (map[string]uint64, error)
+	// Ingress is what the ingress has counted so far.
+	Ingress(ctx context.Context) (IngressCounts, error)
 	// Resolve asks a host's own DNS server for the IPv4 addresses of a name.
 	Resolve(ctx context.Context, from, name string) ([]netip.Addr, error)
 	// Dial connects from one of the lab's hosts.
 	Dial(ctx context.Context, from string, to netip.AddrPort) (net.Conn, error)
+}
+
+// IngressCounts are the connections that an ingress has seen.
+type IngressCounts struct {
+	Forwarded map[string]uint64 // by hostname
+	Refused   uint64            // for the name that they asked for, or for want of one
 }
 
 // Node is what the lab itself knows of one node, without asking Keylime.
