@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 // what it is and sees, and then does as it is told through its second.
 func supervise(lab string, args []string, files func(int) *os.File) error {
 	tell, orders := files(0), files(1)
-	child := exec.Command("sh", "-c", "sleep 600 & echo $!")
+	child := exec.Command("sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!") // it must not hold our pipe
 	orphan, err := child.Output()
 	if err != nil {
 		return err
@@ -90,6 +90,9 @@ func start(t *testing.T) *box {
 	far.Close()
 	order.Close()
 	t.Cleanup(func() { _ = p.Kill() })
+	if err := tell.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
 	b := &box{Process: p, orders: orders, log: log, pipe: bufio.NewReader(tell)}
 	if b.told, err = b.pipe.ReadString('\n'); err != nil {
 		t.Fatalf("the supervisor tells nothing: %v\n%s", err, b.logged(t))
