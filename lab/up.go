@@ -14,6 +14,7 @@ import (
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/state"
+	"keylab.dev/keylab/netlab"
 	"keylab.dev/keylab/tpmsim"
 )
 
@@ -79,13 +80,22 @@ func Up(ctx context.Context, s Spec, o UpOptions) (*Lab, error) {
 	}
 	starting, err := netns.Start(netns.Handoff{Dir: dir, Cache: cache, Retain: o.Retain}, socket)
 	if err != nil {
-		return nil, err
+		return nil, whyNoNamespaces(ctx, err)
 	}
 	l := at(dir)
 	if err := l.awaitUp(ctx, starting, o.OnEvent); err != nil {
 		return nil, err
 	}
 	return l, nil
+}
+
+// whyNoNamespaces adds to the kernel's bare word (such as "no space left on device" for a limit of namespaces) what stands
+// behind it and what to do, where that can be found out.
+func whyNoNamespaces(ctx context.Context, err error) error {
+	for _, p := range netlab.Available(ctx) {
+		err = fmt.Errorf("%w\n%s", err, p)
+	}
+	return err
 }
 
 // supported refuses, before anything is touched, what this program or this machine cannot do.

@@ -76,6 +76,9 @@ func (p *progress) event(e lab.Event) {
 	case string(steps.Failed):
 		p.group(e.Step).failed = true
 		p.line("%s %-18s %s", p.paint.red("✗"), e.Step, seconds(e.Elapsed))
+	case string(steps.Stopped):
+		p.group(e.Step).failed = true
+		p.line("- %-18s %s, stopped", e.Step, seconds(e.Elapsed))
 	case string(steps.Undone):
 		p.undone++
 	case string(steps.UndoFailed):

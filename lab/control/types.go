@@ -54,13 +54,13 @@ type Node struct {
 type Event struct {
 	Time    time.Time     `json:"time"`
 	Step    string        `json:"step,omitempty"`
-	State   string        `json:"state"` // start, done, failed, undone, undo-failed, note; ready and ended close the stream
+	State   string        `json:"state"` // start, done, failed, stopped, undone, undo-failed, note; ready and ended close the stream
 	Elapsed time.Duration `json:"elapsed,omitempty"`
 	Text    string        `json:"text,omitempty"`
 	Error   string        `json:"error,omitempty"`
 }
 
-// The states of Event that end a progress stream.
+// States of Event beside those of package steps. Ready and ended close the progress.
 const (
 	EventNote  = "note"
 	EventReady = "ready"

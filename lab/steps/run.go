@@ -140,7 +140,10 @@ func (r *run) one(ctx context.Context, s Step) error {
 	began := time.Now()
 	err := s.Do(ctx)
 	e := Event{Step: s.Name, State: Done, Elapsed: time.Since(began), Err: err}
-	if err != nil {
+	switch {
+	case err != nil && errors.Is(ctx.Err(), context.Canceled):
+		e.State = Stopped
+	case err != nil:
 		e.State = Failed
 	}
 	r.events.emit(e)

@@ -45,6 +45,7 @@ const (
 	Start      State = "start"
 	Done       State = "done"
 	Failed     State = "failed"
+	Stopped    State = "stopped" // failed after the user, or another step's failure, had ended its context
 	Undone     State = "undone"
 	UndoFailed State = "undo-failed"
 )
@@ -54,7 +55,7 @@ type Event struct {
 	Step    string
 	State   State
 	Elapsed time.Duration // how long Do, or Undo, took; 0 at the start
-	Err     error         // with Failed and UndoFailed
+	Err     error         // with Failed, Stopped and UndoFailed
 	Time    time.Time
 }
 

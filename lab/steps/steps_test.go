@@ -133,8 +133,8 @@ func TestFailureRollsBack(t *testing.T) {
 	if d.position("called slow's undo") >= 0 {
 		t.Error("a step was undone that had not been done")
 	}
-	d.before(t, "failed tpm", "failed slow") // cancelled by the failure, and waited for
-	d.before(t, "failed slow", "undone ca")
+	d.before(t, "failed tpm", "stopped slow") // cancelled by the failure, and waited for
+	d.before(t, "stopped slow", "undone ca")
 	d.before(t, "undone half", "undone ca") // half done, and so the last to end
 	d.before(t, "undone ca", "undone network")
 	if left := undo.Steps(); len(left) != 0 {
