@@ -6,14 +6,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"time"
 
-	"github.com/google/go-tpm/tpm2"
 
 	"keylab.dev/keylab/agent"
 	"keylab.dev/keylab/keylime"
@@ -120,33 +118,6 @@ func (c quoteClient) one(ctx context.Context, client *http.Client) (time.Duratio
 	if response.StatusCode != http.StatusOK {
 		return 0, fmt.Errorf("%s: %s", response.Status, body)
 	}
-	return took, checkQuote(body, c.ak, nonce)
-}
-
-// checkQuote checks an answer's quote: the AK's signature, and the nonce.
-func checkQuote(body, ak []byte, nonce string) error {
-	var answer struct {
-		Results struct {
-			Quote string `json:"quote"`
-		} `json:"results"`
-	}
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return fmt.Errorf("the answer is not JSON: %w", err)
-	}
-	quote, err := agent.ParseQuote(answer.Results.Quote)
-	if err != nil {
-		return err
-	}
-	public, err := tpm2.Unmarshal[tpm2.TPM2BPublic](ak)
-	if err != nil {
-		return fmt.Errorf("read the registered AK: %w", err)
-	}
-	area, err := public.Contents()
-	if err != nil {
-		return fmt.Errorf("read the registered AK: %w", err)
-	}
-	if err := quote.Verify(area, []byte(nonce)); err != nil {
-		return errors.Join(errors.New("the quote is not valid"), err)
-	}
-	return nil
+	_, err = agent.CheckAnswer(body, c.ak, nonce)
+	return took, err
 }
