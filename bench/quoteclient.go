@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"time"
 
-
 	"keylab.dev/keylab/agent"
 	"keylab.dev/keylab/keylime"
 )
