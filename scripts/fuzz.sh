@@ -8,8 +8,17 @@ PATH=$PATH:/usr/local/go/bin
 
 time=${1:-10s}
 status=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 while IFS=: read -r file target; do
   echo "fuzz: $target in $(dirname "$file") for $time"
-  CGO_ENABLED=0 go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "./$(dirname "$file")" || status=1
+  if ! CGO_ENABLED=0 go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "./$(dirname "$file")" 2>&1 | tee "$log"; then
+    # go test can take the end of its own time for a failure (https://go.dev/issue/48591); a real one has written its input.
+    if grep -q 'context deadline exceeded' "$log" && ! grep -q 'Failing input written' "$log"; then
+      echo "fuzz: $target: no failing input; that was the end of the time"
+    else
+      status=1
+    fi
+  fi
 done < <(find . -name '*_test.go' -printf '%P\n' | sort | xargs sed -n -s -E '/^func Fuzz/{s/^func (Fuzz[A-Za-z0-9_]*).*/\1/;F;p}' | paste -d: - -)
 exit "$status"

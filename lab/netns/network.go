@@ -27,17 +27,24 @@ func (s *supervisor) buildNetwork(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.network, err = netlab.Build(ctx, sandbox.NamespaceDir, topology); err != nil {
+	network, err := netlab.Build(ctx, sandbox.NamespaceDir, topology)
+	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	s.network = network
+	s.mu.Unlock()
 	var rules []netlab.Rule
 	for _, r := range s.plan.Rules {
 		rules = append(rules, netlab.Rule{Name: r.Name, From: r.From, To: r.To, Protocol: r.Protocol, Port: r.Port})
 	}
 	services, cluster := s.plan.Network(plan.Services), s.plan.Network(plan.Cluster)
-	s.router, err = netlab.ApplyRules(s.network.Host(plan.Router), rules,
+	router, err := netlab.ApplyRules(network.Host(plan.Router), rules,
 		netlab.Direction{Name: plan.Services + "-to-" + plan.Cluster, From: services.Prefix, To: cluster.Prefix},
 		netlab.Direction{Name: plan.Cluster + "-to-" + plan.Services, From: cluster.Prefix, To: services.Prefix})
+	s.mu.Lock()
+	s.router = router
+	s.mu.Unlock()
 	return err
 }
 
@@ -103,7 +110,9 @@ func (s *supervisor) startDNS(context.Context) error {
 		if err != nil {
 			return err
 		}
+		s.mu.Lock()
 		s.dns = append(s.dns, d)
+		s.mu.Unlock()
 	}
 	return nil
 }
@@ -119,7 +128,10 @@ func (s *supervisor) startIngress(context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.ingress = netlab.ServeIngress(context.Background(), l, ns.DialContext, netlab.IngressOptions{Log: log})
+	ingress := netlab.ServeIngress(context.Background(), l, ns.DialContext, netlab.IngressOptions{Log: log})
+	s.mu.Lock()
+	s.ingress = ingress
+	s.mu.Unlock()
 	return nil
 }
 

@@ -193,19 +193,19 @@ func (n *node) serveTPM() error {
 // startAgent starts the node's agent, opens its hostname at the ingress, and registers it.
 func (n *node) startAgent(ctx context.Context) error {
 	n.mu.Lock()
-	serving := n.tcti != nil
+	first := n.arrivals == nil
 	n.mu.Unlock()
-	if !serving {
+	if first {
 		if err := n.serveTPM(); err != nil {
 			return err
 		}
-	}
-	if n.arrivals == nil {
 		arrivals, err := netlab.CountConnections(n.s.network.Host(n.Name), n.Agent.Port)
 		if err != nil {
 			return err
 		}
+		n.mu.Lock()
 		n.arrivals = arrivals
+		n.mu.Unlock()
 	}
 	var a nodeAgent
 	var err error

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -157,7 +158,7 @@ func (t target) Dial(ctx context.Context, from string, to netip.AddrPort) (net.C
 // Network implements control.Lab.
 func (s *supervisor) Network(context.Context) (control.Network, error) {
 	s.mu.Lock()
-	router, ingress, network := s.router, s.ingress, s.network
+	router, ingress, network, servers := s.router, s.ingress, s.network, slices.Clone(s.dns)
 	s.mu.Unlock()
 	if router == nil || ingress == nil {
 		return control.Network{}, errors.New("the lab's network is still being built")
@@ -173,14 +174,17 @@ func (s *supervisor) Network(context.Context) (control.Network, error) {
 	rules, _ := router.Rules()
 	n := control.Network{Inspection: hosts, Rules: rules, Counters: counters, Ingress: ingress.Stats(), Routes: ingress.Routes(), Arrivals: map[string]uint64{}, DNS: map[string]uint64{}}
 	for _, node := range s.nodes {
-		if node.arrivals == nil {
+		node.mu.Lock()
+		arrivals := node.arrivals
+		node.mu.Unlock()
+		if arrivals == nil {
 			continue
 		}
-		if n.Arrivals[join(node.Address, node.Agent.Port)], err = node.arrivals.Read(); err != nil {
+		if n.Arrivals[join(node.Address, node.Agent.Port)], err = arrivals.Read(); err != nil {
 			return control.Network{}, err
 		}
 	}
-	for _, d := range s.dns {
+	for _, d := range servers {
 		for q, count := range d.Queries() {
 			n.DNS[q.Code] += count
 		}
