@@ -79,7 +79,7 @@ func List(ctx context.Context) ([]Status, error) {
 	for i, d := range dirs {
 		s, err := at(d).Status(ctx)
 		if errors.Is(err, ErrNotRunning) {
-			s, err = Status{Lab: d.Lab, State: control.Stopped}, nil
+			s, err = at(d).Stopped(), nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("lab %s: %w", d.Lab, err)
@@ -100,6 +100,11 @@ func (l *Lab) Exists(ctx context.Context) bool { return l.dir.Exists() || l.clie
 
 // Status asks the lab how it is. ErrNotRunning when it does not run.
 func (l *Lab) Status(ctx context.Context) (Status, error) { return l.client.Status(ctx) }
+
+// Stopped is the status of a lab that does not run.
+func (l *Lab) Stopped() Status {
+	return Status{Lab: l.dir.Lab, State: control.Stopped, Components: []control.Component{}, Nodes: []control.Node{}}
+}
 
 // Verify has the lab prove its claims (package verify).
 func (l *Lab) Verify(ctx context.Context) (report.Result, error) { return l.client.Verify(ctx) }

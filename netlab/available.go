@@ -122,8 +122,8 @@ func SelfTest(ctx context.Context, dir string) (err error) {
 		}
 		defer l.Close() // the kernel accepts by itself; nobody needs to
 	}
-	if r := ProbeTCP(ctx, lab.Host("client"), netip.AddrPortFrom(server, allowed), 10*time.Second); r.Outcome != OutcomeOpen {
-		return fmt.Errorf("self-test: an allowed connection through the router: %s: %w", r.Outcome, r.Err)
+	if err := awaitOpen(ctx, lab.Host("client"), netip.AddrPortFrom(server, allowed)); err != nil {
+		return fmt.Errorf("self-test: an allowed connection through the router: %w", err)
 	}
 	if r := ProbeTCP(ctx, lab.Host("client"), netip.AddrPortFrom(server, forbidden), 200*time.Millisecond); r.Outcome != OutcomeTimeout {
 		return fmt.Errorf("self-test: a forbidden connection through the router: %v, want %s", r, OutcomeTimeout)
@@ -138,4 +138,28 @@ func SelfTest(ctx context.Context, dir string) (err error) {
 		}
 	}
 	return nil
+}
+
+// awaitOpen waits until an address can be reached. On a busy machine a new link may need a moment until the router has its route
+// back, and the router says so ("no route to host").
+func awaitOpen(ctx context.Context, from *Namespace, to netip.AddrPort) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		r := ProbeTCP(ctx, from, to, 5*time.Second)
+		switch r.Outcome {
+		case OutcomeOpen:
+			return nil
+		case OutcomeUnreachable:
+		default:
+			return fmt.Errorf("%s: %w", r.Outcome, r.Err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", r.Outcome, r.Err)
+		case <-tick.C:
+		}
+	}
 }

@@ -29,7 +29,7 @@ func newStatus(s streams) *cobra.Command {
 			}
 			status, err := l.Status(c.Context())
 			if errors.Is(err, lab.ErrNotRunning) && l.Dir().Exists() && output == "json" {
-				status, err = lab.Status{Lab: l.Name(), State: control.Stopped}, nil
+				status, err = l.Stopped(), nil
 			}
 			if err != nil {
 				return explain(l, err)

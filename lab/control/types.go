@@ -23,8 +23,8 @@ type Status struct {
 	Lab        string      `json:"lab"`
 	Substrate  string      `json:"substrate"`
 	State      LabState    `json:"state"`
-	Started    time.Time   `json:"started"`
-	PID        int         `json:"pid"` // the supervisor's, in the PID namespace of who asks
+	Started    time.Time   `json:"started,omitzero"`
+	PID        int         `json:"pid,omitempty"` // the supervisor's, in the PID namespace of who asks
 	Components []Component `json:"components"`
 	Nodes      []Node      `json:"nodes"`
 }

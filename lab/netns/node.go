@@ -183,7 +183,7 @@ func (n *node) serveTPM() error {
 	tpm := n.tpm
 	n.mu.Unlock()
 	go func() {
-		if err := tpm.ServeTCTI(context.Background(), data, ctrl); err != nil {
+		if err := tpm.ServeTCTI(context.Background(), data, ctrl); err != nil && !errors.Is(err, net.ErrClosed) {
 			n.s.log.Error("the TPM's TCTI ended", "node", n.Name, "error", err)
 		}
 	}()

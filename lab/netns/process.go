@@ -16,7 +16,7 @@ import (
 )
 
 // stopGrace is how long a process may take to end after SIGTERM.
-const stopGrace = 5 * time.Second
+const stopGrace = 3 * time.Second
 
 // process is a program that runs on one of the lab's hosts, with its output in a log file.
 type process struct {
@@ -48,6 +48,8 @@ func startProcess(lab, host string, c keylime.Command, log string) (*process, er
 	}
 	go func() {
 		p.err = p.cmd.Wait()
+		// Workers that outlive their main process would go on serving a service that is dead to whoever looks.
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 		close(p.done)
 	}()
 	return p, nil
