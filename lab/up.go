@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"keylab.dev/keylab/keylime"
@@ -207,7 +208,7 @@ func (l *Lab) awaitUp(ctx context.Context, starting *netns.Starting, emit func(E
 	case last.State == control.EventEnded && last.Error != "":
 		return errors.New(last.Error)
 	}
-	return fmt.Errorf("the lab's supervisor ended before the lab was up: %w; log: %s", errors.Join(err, starting.Err()), l.dir.Log("supervisor"))
+	return fmt.Errorf("the lab's supervisor ended before the lab was up: %w\nlog %s:\n%s", errors.Join(err, starting.Err()), l.dir.Log("supervisor"), l.lastLog("supervisor"))
 }
 
 // follow reads the progress from the supervisor's socket as soon as that listens.
@@ -227,3 +228,16 @@ func (l *Lab) follow(ctx context.Context, starting *netns.Starting, emit func(Ev
 		}
 	}
 }
+
+// lastLog is the end of a component's log, indented.
+func (l *Lab) lastLog(component string) string {
+	data, err := os.ReadFile(l.dir.Log(component))
+	if err != nil {
+		return "  (" + err.Error() + ")"
+	}
+	lines := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
+	return "  " + strings.Join(lines[max(0, len(lines)-lastLines):], "\n  ")
+}
+
+// lastLines is how much of a log an error shows.
+const lastLines = 15
