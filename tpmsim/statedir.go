@@ -101,8 +101,14 @@ func openStateDir(ctx context.Context, o Options) (*stateDir, error) {
 	return s, nil
 }
 
-// close gives the directory free.
+// close gives the directory free. The lock is given up in so many words: closing alone would not do while a child, forked by
+// another goroutine a moment ago, still holds a copy of the descriptor until its exec.
 func (s *stateDir) close() error {
+	if s.lock.Fd() != ^uintptr(0) { // else it is closed already
+		if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_UN); err != nil {
+			return errors.Join(fmt.Errorf("giving the state directory free: %w", err), s.lock.Close())
+		}
+	}
 	if err := s.lock.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("giving the state directory free: %w", err)
 	}
