@@ -31,15 +31,12 @@ func EnterCommand(ctx context.Context, lab string, pid int, host string, argv ..
 	if err != nil {
 		return nil, fmt.Errorf("entering a lab needs nsenter, of Debian's package util-linux: %w", err)
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("find this program's own file: %w", err)
-	}
 	args := []string{"--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid"}
 	if NeedsUserNamespace() {
 		args = append(args, "--user", "--preserve-credentials")
 	}
-	args = append(args, "--", exe, Marker, roleRun, lab, host, "--")
+	// Inside, this program's own path may be hidden by the lab's /run; process 1 there is the program that started the lab.
+	args = append(args, "--", "/proc/1/exe", Marker, roleRun, lab, host, "--")
 	return exec.CommandContext(ctx, nsenter, append(args, argv...)...), nil
 }
 
