@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strconv"
 
@@ -44,7 +45,9 @@ func Main(args []string, roles Roles) (status int, handled bool) {
 			err = roles.Test(context.Background())
 		}
 	case roleRun:
-		err = run(lab, rest)
+		if err = run(lab, rest); errors.Is(err, exec.ErrNotFound) {
+			status = 127 // as a shell says it
+		}
 	default:
 		err = fmt.Errorf("unknown role %q", role)
 	}
