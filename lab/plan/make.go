@@ -148,9 +148,9 @@ func (b *builder) rules(extra []spec.Flow) ([]Rule, error) {
 	registrar, _ := b.end(Registrar)
 	ingress, _ := b.end(Ingress)
 	rules := []Rule{
-		{"cluster-to-registrar", b.cluster, registrar, "tcp", RegistrarPort},
-		{"cluster-to-registrar-tls", b.cluster, registrar, "tcp", RegistrarTLSPort},
-		{"services-to-ingress", b.services, ingress, "tcp", IngressPort},
+		{Name: "cluster-to-registrar", From: b.cluster, To: registrar, Protocol: "tcp", Port: RegistrarPort},
+		{Name: "cluster-to-registrar-tls", From: b.cluster, To: registrar, Protocol: "tcp", Port: RegistrarTLSPort},
+		{Name: "services-to-ingress", From: b.services, To: ingress, Protocol: "tcp", Port: IngressPort},
 	}
 	for i, f := range extra {
 		from, err := b.end(f.From)
@@ -165,7 +165,7 @@ func (b *builder) rules(extra []spec.Flow) ([]Rule, error) {
 		if name == "" {
 			name = fmt.Sprintf("allow-%d", i+1)
 		}
-		rules = append(rules, Rule{name, from, to, string(f.Protocol), uint16(f.Port)})
+		rules = append(rules, Rule{Name: name, From: from, To: to, Protocol: string(f.Protocol), Port: uint16(f.Port), Extra: true})
 	}
 	return rules, nil
 }

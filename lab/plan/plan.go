@@ -104,6 +104,8 @@ type Rule struct {
 	To       netip.Prefix `json:"to" yaml:"to"`
 	Protocol string       `json:"protocol" yaml:"protocol"`
 	Port     uint16       `json:"port,omitempty" yaml:"port,omitempty"` // 0: any
+	// Extra says that the specification asked for it (networks.allow): whether anything answers there is the user's affair.
+	Extra bool `json:"extra,omitempty" yaml:"extra,omitempty"`
 }
 
 // Zone is what the lab's DNS servers answer.
