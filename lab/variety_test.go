@@ -1,8 +1,11 @@
 package lab_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
+	"keylab.dev/keylab/report"
 	"keylab.dev/keylab/tpmsim"
 )
 
@@ -12,7 +15,8 @@ func TestVariety(t *testing.T) {
 	ownLabs(t)
 	const given = "0f6e1a5c-5a0e-4b5e-9b7f-2d6c3f1e8a90"
 	s := quick(t, "name: variety\nnodes:\n  - {name: bare, ek: {certificate: absent}}\n  - {name: old, ek: {expired: true}}\n"+
-		"  - {name: random, agent: {uuid: generate}}\n  - {name: named, agent: {uuid: "+given+"}}\n")
+		"  - {name: random, agent: {uuid: generate}}\n  - {name: named, agent: {uuid: "+given+"}}\n"+
+		"networks:\n  allow:\n    - {name: past-the-ingress, from: services, to: named, port: 9002}\n    - {name: ssh, from: tenant, to: bare, port: 22}\n")
 	l := up(t, s)
 	st := status(t, l)
 	want := map[string]string{"bare": "refused", "old": "attested", "random": "attested", "named": "attested"}
@@ -28,7 +32,14 @@ func TestVariety(t *testing.T) {
 		}
 	}
 	broken := append(of([]string{"bare"}, "ek-certificate", "tenant-accepted", "attested"), "ek-certificate old")
-	verify(t, l, broken...)
+	r := verify(t, l, broken...)
+	// What the specification allows besides is open too: to an agent, and to a port where nobody listens.
+	for subject, word := range map[string]string{"verifier → named:9002/tcp": "open", "tenant → bare:22/tcp": "refused"} {
+		i := slices.IndexFunc(r.Checks, func(c report.Check) bool { return c.ID == "open" && c.Subject == subject })
+		if i < 0 || !strings.HasPrefix(r.Checks[i].Evidence, word) {
+			t.Errorf("no check found %s to be %s", subject, word)
+		}
+	}
 
 	uuids, _ := identities(st)
 	if _, err := l.Down(t.Context()); err != nil {

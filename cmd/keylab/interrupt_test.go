@@ -80,6 +80,23 @@ func TestUpInterrupted(t *testing.T) {
 	}
 }
 
+// `down` does not wait for a lab that is still starting: it ends there, and `up` says why.
+func TestUpTakenDown(t *testing.T) {
+	t.Setenv(state.EnvBase, t.TempDir())
+	u := startUp(t, "early")
+	u.await(t, "network")
+	keylab(t, "down", "early")
+	err := u.end()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != exitFailed {
+		t.Errorf("up ended with %v, want exit status %d", err, exitFailed)
+	}
+	if !strings.Contains(u.seen.String(), "keylab: the lab was taken down while it was starting") {
+		t.Errorf("up does not say what became of the lab:\n%s", u.seen.String())
+	}
+	nothingRuns(t, "early")
+}
+
 // upRun is a `keylab up` in a process of its own.
 type upRun struct {
 	cmd  *exec.Cmd

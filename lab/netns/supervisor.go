@@ -106,6 +106,10 @@ func Supervise(lab string, args []string, files func(int) *os.File) error {
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
+	go func() {
+		<-s.down
+		cancel(errTakenDown) // a lab that is still starting goes no further
+	}()
 	go watchLeash(files(fileLeash), func() {
 		cancel(errAborted)
 		s.Down()
@@ -120,8 +124,11 @@ func Supervise(lab string, args []string, files func(int) *os.File) error {
 	return s.live(ctx)
 }
 
-// errAborted is why the steps of a lab end early when its `up` was interrupted.
-var errAborted = errors.New("the start of the lab was interrupted")
+// Why the steps of a lab end early: its `up` was interrupted, or it was taken down before it was up.
+var (
+	errAborted   = errors.New("the start of the lab was interrupted")
+	errTakenDown = errors.New("the lab was taken down while it was starting")
+)
 
 // undoParallel is how many parts of the lab end at once.
 const undoParallel = 16
