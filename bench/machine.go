@@ -39,8 +39,8 @@ func (m Machine) String() string {
 	return text
 }
 
-// readMachine describes this machine. What it does not tell is "unknown".
-func readMachine() Machine {
+// readMachine describes this machine, and keylab by its version. What is not told is "unknown".
+func readMachine(version string) Machine {
 	m := Machine{CPUs: runtime.NumCPU(), CPU: "unknown", Kernel: "unknown", OS: "unknown", Go: runtime.Version(), Keylab: "unknown", LoadAtStart: loadAverage()}
 	if v, ok := field("/proc/cpuinfo", "model name", ":"); ok {
 		m.CPU = v
@@ -57,7 +57,9 @@ func readMachine() Machine {
 	if v, ok := field("/etc/os-release", "PRETTY_NAME", "="); ok {
 		m.OS = strings.Trim(v, `"`)
 	}
-	if info, ok := debug.ReadBuildInfo(); ok {
+	if version != "" {
+		m.Keylab = version
+	} else if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" && s.Value != "" {
 				m.Keylab = s.Value[:min(12, len(s.Value))]

@@ -23,6 +23,7 @@ type Options struct {
 	Quotes      int    `json:"quotes"`                 // asked of each kind of agent, in each way; default 200
 	AgentBinary string `json:"agent_binary,omitempty"` // absolute path of a real agent to measure too; default none
 	Sections    string `json:"sections,omitempty"`     // comma-separated: up, manufacture, quotes; default all
+	Version     string `json:"version,omitempty"`      // of keylab, for the report; default what the build knows of itself
 
 	// Progress is told what is being measured; nil: nobody is.
 	Progress func(line string) `json:"-"`
@@ -89,7 +90,7 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
-	r := &runner{options: o, report: &Report{Machine: readMachine(), Started: time.Now(), Options: o}}
+	r := &runner{options: o, report: &Report{Machine: readMachine(o.Version), Started: time.Now(), Options: o}}
 	defer func() {
 		r.report.Duration = time.Since(r.report.Started)
 		r.report.Machine.LoadAtEnd = loadAverage()

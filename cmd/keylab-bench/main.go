@@ -86,6 +86,9 @@ Nothing is asserted: what is marked noisy is not to be compared. Other work on t
 	return c
 }
 
+// version is stamped by the build (-ldflags "-X main.version=…").
+var version string
+
 // measure runs the benchmark and writes what it found, also when it was cut short.
 func measure(ctx context.Context, o bench.Options, jsonFile string, out, log io.Writer) error {
 	if o.AgentBinary != "" {
@@ -98,6 +101,7 @@ func measure(ctx context.Context, o bench.Options, jsonFile string, out, log io.
 		}
 		o.AgentBinary = path
 	}
+	o.Version = version
 	o.Progress = func(line string) { fmt.Fprintln(log, line) }
 	report, err := bench.Run(ctx, o)
 	if report == nil {
