@@ -75,16 +75,19 @@ func List(ctx context.Context) ([]Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := make([]Status, len(dirs))
-	for i, d := range dirs {
+	var list []Status
+	for _, d := range dirs {
 		s, err := at(d).Status(ctx)
 		if errors.Is(err, ErrNotRunning) {
+			if !d.Made() {
+				continue // the logs of a first `up` that failed are no lab
+			}
 			s, err = at(d).Stopped(), nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("lab %s: %w", d.Lab, err)
 		}
-		list[i] = s
+		list = append(list, s)
 	}
 	return list, nil
 }

@@ -73,15 +73,23 @@ func Up(ctx context.Context, s Spec, o UpOptions) (*Lab, error) {
 		return nil, err
 	}
 	defer socket.Close()
-	if err := prepare(dir, s, p); err != nil {
+	if err := checkIdentity(dir, p); err != nil {
 		return nil, err
 	}
 	if err := install(ctx, p, cache, o.OnEvent); err != nil {
 		return nil, err
 	}
-	starting, err := netns.Start(netns.Handoff{Dir: dir, Cache: cache, Retain: o.Retain}, socket)
+	first := !dir.Made()
+	if err := prepare(dir, s, p); err != nil {
+		return nil, err
+	}
+	starting, err := netns.Start(netns.Handoff{Dir: dir, Cache: cache, Retain: o.Retain, First: first}, socket)
 	if err != nil {
-		return nil, whyNoNamespaces(ctx, err)
+		err = whyNoNamespaces(ctx, err)
+		if first {
+			err = errors.Join(err, dir.Forget())
+		}
+		return nil, err
 	}
 	l := at(dir)
 	if err := l.awaitUp(ctx, starting, o.OnEvent); err != nil {
@@ -127,9 +135,6 @@ func supported(p plan.Plan) error {
 
 // prepare writes the lab's folder. Logs are those of one run.
 func prepare(dir state.Dir, s Spec, p plan.Plan) error {
-	if err := checkIdentity(dir, p); err != nil {
-		return err
-	}
 	if err := os.RemoveAll(dir.Logs()); err != nil {
 		return fmt.Errorf("delete the logs of the lab's last run: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"keylab.dev/keylab/lab"
+	"keylab.dev/keylab/lab/state"
 )
 
 func newDown(s streams) *cobra.Command {
@@ -76,12 +77,12 @@ func forLabs(c *cobra.Command, f *labFlag, all bool, args []string, do func(*lab
 	if len(args) > 0 || f.name != "" {
 		return usagef("--all and a lab's name exclude one another")
 	}
-	labs, err := lab.List(c.Context())
+	dirs, err := state.List() // those too that left nothing but logs
 	if err != nil {
 		return err
 	}
-	for _, status := range labs {
-		l, err := lab.Open(status.Lab)
+	for _, d := range dirs {
+		l, err := lab.Open(d.Lab)
 		if err != nil {
 			return err
 		}

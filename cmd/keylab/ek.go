@@ -83,7 +83,7 @@ func openEKCA(f *labFlag) (*ekca.CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !l.Dir().Exists() {
+	if !l.Dir().Made() {
 		return nil, explain(l, lab.ErrNotRunning)
 	}
 	return ekca.Open(l.Dir().EKCA())

@@ -97,6 +97,43 @@ func TestUpTakenDown(t *testing.T) {
 	nothingRuns(t, "early")
 }
 
+// A first `up` that fails leaves its logs, and nothing that stands in the way of the next, whatever that asks for.
+func TestFirstUpFails(t *testing.T) {
+	t.Setenv(state.EnvBase, t.TempDir())
+	file := filepath.Join(t.TempDir(), "lab.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte("apiVersion: keylab/v1alpha1\nkind: Lab\nname: first\nnodes: 1\n"+text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { keylab(t, "wipe", "first") })
+
+	write("keylime: {options: {verifier: {no_such_option: x}}}\n")
+	if status, out := keylab(t, "up", file); status != exitFailed || !strings.Contains(out, `no option "no_such_option"`) {
+		t.Fatalf("up with an option that Keylime does not have: %d\n%s", status, out)
+	}
+	dir, err := state.For("first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(dir.Path)
+	if err != nil || len(left) != 1 || filepath.Join(dir.Path, left[0].Name()) != dir.Logs() {
+		t.Errorf("a first up that failed leaves %v (%v), want its logs alone", left, err)
+	}
+	if _, out := keylab(t, "list"); !strings.Contains(out, "There are no labs") {
+		t.Errorf("list shows a lab that never was: %s", out)
+	}
+	if _, out := keylab(t, "logs", "-l", "first", "supervisor"); !strings.Contains(out, "no_such_option") {
+		t.Errorf("the log does not say what failed: %s", out)
+	}
+
+	write("tpm: {ekAlgorithm: ecc-p256}\n")
+	if status, out := keylab(t, "up", file); status != exitOK {
+		t.Errorf("up with a corrected file: %d\n%s", status, out)
+	}
+}
+
 // upRun is a `keylab up` in a process of its own.
 type upRun struct {
 	cmd  *exec.Cmd

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -168,8 +169,9 @@ func (f *labFlag) onlyLab() string {
 		return name
 	}
 	dirs, err := state.List()
-	if err == nil && len(dirs) == 1 {
-		return dirs[0].Lab
+	made := slices.DeleteFunc(dirs, func(d state.Dir) bool { return !d.Made() })
+	if err == nil && len(made) == 1 {
+		return made[0].Lab
 	}
 	return name
 }
@@ -177,8 +179,11 @@ func (f *labFlag) onlyLab() string {
 // explain adds to an error about a lab what the user can do.
 func explain(l *lab.Lab, err error) error {
 	if errors.Is(err, lab.ErrNotRunning) {
-		if l.Dir().Exists() {
+		if l.Dir().Made() {
 			return fmt.Errorf("lab %q is not running: `keylab up` with the same name starts it again", l.Name())
+		}
+		if l.Dir().Exists() {
+			return fmt.Errorf("lab %q did not come up the last time: `keylab logs -l %s` shows why, `keylab up` tries again", l.Name(), l.Name())
 		}
 		return fmt.Errorf("there is no lab %q: `keylab list` shows the labs, `keylab up` makes one", l.Name())
 	}

@@ -28,7 +28,7 @@ func newStatus(s streams) *cobra.Command {
 				return err
 			}
 			status, err := l.Status(c.Context())
-			if errors.Is(err, lab.ErrNotRunning) && l.Dir().Exists() && output == "json" {
+			if errors.Is(err, lab.ErrNotRunning) && l.Dir().Made() && output == "json" {
 				status, err = l.Stopped(), nil
 			}
 			if err != nil {

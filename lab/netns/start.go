@@ -18,6 +18,7 @@ type Handoff struct {
 	Dir    state.Dir `json:"dir"`
 	Cache  string    `json:"cache"`
 	Retain bool      `json:"retain"` // leave a lab that failed to start as it is
+	First  bool      `json:"first"`  // the lab's folder is new: after a failure only its logs are kept
 }
 
 // Roles are this substrate's parts in its sandbox, for sandbox.Main.

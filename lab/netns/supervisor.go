@@ -142,6 +142,11 @@ func (s *supervisor) live(ctx context.Context) error {
 	if err != nil {
 		s.log.Error("the lab did not come up", "error", err)
 		if !s.handoff.Retain || ctx.Err() != nil {
+			if s.handoff.First {
+				if left := s.dir.Forget(); left != nil {
+					err = errors.Join(err, left)
+				}
+			}
 			s.end(err)
 			return err
 		}

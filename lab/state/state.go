@@ -74,7 +74,7 @@ func For(lab string) (Dir, error) {
 	return Dir{Lab: lab, Path: filepath.Join(base, "labs", lab)}, nil
 }
 
-// List is every lab that has a folder, by name.
+// List is every lab that has a folder, by name, if only with logs.
 func List() ([]Dir, error) {
 	base, err := Base()
 	if err != nil {
@@ -97,7 +97,32 @@ func List() ([]Dir, error) {
 	return dirs, nil
 }
 
-// Exists tells whether the lab has a folder.
+// Made tells whether the lab's folder holds a lab, and not only the logs of a first `up` that failed.
+func (d Dir) Made() bool {
+	_, err := os.Stat(d.Spec())
+	return err == nil
+}
+
+// Forget deletes all of the lab but its logs, after a first `up` that failed: what was wrong may have been what the CA and the TPMs
+// were made from.
+func (d Dir) Forget() error {
+	entries, err := os.ReadDir(d.Path)
+	if err != nil {
+		return fmt.Errorf("delete what is left of lab %s: %w", d.Lab, err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if path := filepath.Join(d.Path, e.Name()); path != d.Logs() {
+			errs = append(errs, os.RemoveAll(path))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("delete what is left of lab %s: %w", d.Lab, err)
+	}
+	return nil
+}
+
+// Exists tells whether the lab has a folder, if only with logs.
 func (d Dir) Exists() bool {
 	_, err := os.Stat(d.Path)
 	return err == nil
