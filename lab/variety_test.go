@@ -58,4 +58,14 @@ func TestSimulator(t *testing.T) {
 	l := up(t, quick(t, "name: simulator\nnodes: 2\ntpm: {backend: simulator}\n"))
 	attested(t, l, 2)
 	verify(t, l)
+
+	// The TPM says itself whose it is: Microsoft's reference implementation, and not libtpms.
+	cmd, err := l.Command(t.Context(), "node-1", "tpm2_getcap", "properties-fixed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), `"MSFT"`) {
+		t.Errorf("the TPM of node-1 is not the simulator: %v\n%s", err, out)
+	}
 }
