@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -107,7 +108,7 @@ func (a *Agent) prepareTPM(ctx context.Context, dir stateDir) error {
 		if saved != nil && saved.UUID != "" {
 			a.uuid = saved.UUID
 		} else {
-			a.uuid = newUUID()
+			a.uuid = uuid.NewString()
 		}
 	default:
 		a.uuid = a.cfg.UUID

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -13,6 +12,8 @@ import (
 	"path/filepath"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 // Names of the files in Config.StateDir.
@@ -76,17 +77,8 @@ func (d stateDir) write(name string, data []byte) error {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return fmt.Errorf("creating the agent's state folder: %w", err)
 	}
-	file, err := os.CreateTemp(string(d), "."+name+".*") // mode 0600
-	if err != nil {
+	if err := atomicfile.Write(filepath.Join(string(d), name), data, 0o600); err != nil {
 		return fmt.Errorf("writing the agent's state: %w", err)
-	}
-	_, err = file.Write(data)
-	err = errors.Join(err, file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), filepath.Join(string(d), name))
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("writing the agent's state: %w", err), os.Remove(file.Name()))
 	}
 	return nil
 }
@@ -142,13 +134,4 @@ func (d stateDir) writeKey(name string, key crypto.Signer) error {
 		return fmt.Errorf("encoding %s: %w", name, err)
 	}
 	return d.write(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-}
-
-// newUUID makes a random UUID (RFC 9562, version 4).
-func newUUID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails, by its documentation
-	b[6] = b[6]&0x0f | 0x40
-	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }

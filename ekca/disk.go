@@ -13,6 +13,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 const (
@@ -46,40 +48,13 @@ func PEM(certs ...*x509.Certificate) []byte {
 	return out
 }
 
-// writeTemp writes data to a new file beside path and returns its name.
-func writeTemp(path string, data []byte, mode fs.FileMode) (string, error) {
+// createFile writes a file like atomicfile.Write, but to a path that must be new; otherwise the error wraps fs.ErrExist. A hard link is
+// the one call that both creates exclusively and shows the whole content at once, also between processes.
+func createFile(path string, data []byte, mode fs.FileMode) error {
 	suffix := make([]byte, 8)
 	rand.Read(suffix)
-	// A leading dot keeps half-written files out of every *.pem and *.json pattern.
 	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"."+hex.EncodeToString(suffix))
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return "", errors.Join(fmt.Errorf("write %s: %w", temp, err), os.Remove(temp))
-	}
-	return temp, nil
-}
-
-// writeFile puts data at path at once, replacing what is there: a reader sees the old or the new, never a part.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
-	temp, err := writeTemp(path, data, mode)
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	return nil
-}
-
-// createFile is writeFile for a path that must be new; otherwise the error wraps fs.ErrExist. A hard link is the one call that both
-// creates exclusively and shows the whole content at once, also between processes.
-func createFile(path string, data []byte, mode fs.FileMode) error {
-	temp, err := writeTemp(path, data, mode)
-	if err != nil {
+	if err := atomicfile.Write(temp, data, mode); err != nil {
 		return err
 	}
 	return errors.Join(os.Link(temp, path), os.Remove(temp))

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 // ExportPublic writes all that the CA publishes into dir, which is made if absent, and no private key: chain.pem (issuing CA first, root
@@ -61,7 +63,7 @@ func (ca *CA) exportPublic(dir string) error {
 		files[filepath.Join(issuedDir, filepath.Base(r.File))] = cert
 	}
 	for name, data := range files {
-		if err := writeFile(filepath.Join(dir, name), data, publicFileMode); err != nil {
+		if err := atomicfile.Write(filepath.Join(dir, name), data, publicFileMode); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 // Create makes a CA in dir, which must be absent or empty; missing parent folders are made, with mode 0700. The keys of all levels are
@@ -128,7 +130,7 @@ func writeHierarchy(dir string, cfg Config, keys []crypto.Signer, levels []*x509
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(temp, configFile), append(stored, '\n'), publicFileMode); err != nil {
+	if err := atomicfile.Write(filepath.Join(temp, configFile), append(stored, '\n'), publicFileMode); err != nil {
 		return err
 	}
 	for level, key := range keys {
@@ -137,10 +139,10 @@ func writeHierarchy(dir string, cfg Config, keys []crypto.Signer, levels []*x509
 			return fmt.Errorf("encode the %s key: %w", levelName(level), err)
 		}
 		block := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-		if err := writeFile(filepath.Join(temp, keysDir, levelName(level)+".key"), block, secretFileMode); err != nil {
+		if err := atomicfile.Write(filepath.Join(temp, keysDir, levelName(level)+".key"), block, secretFileMode); err != nil {
 			return err
 		}
-		if err := writeFile(filepath.Join(temp, levelName(level)+".pem"), PEM(levels[level]), publicFileMode); err != nil {
+		if err := atomicfile.Write(filepath.Join(temp, levelName(level)+".pem"), PEM(levels[level]), publicFileMode); err != nil {
 			return err
 		}
 	}

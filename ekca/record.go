@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 // Status of a certificate in the record. Expiry is not a status: it follows from the dates.
@@ -92,7 +94,7 @@ func (ca *CA) record(cert *x509.Certificate, label string) error {
 	if err := createFile(ca.recordPath(cert.SerialNumber, ".json"), data, publicFileMode); err != nil {
 		return err
 	}
-	if err := writeFile(ca.recordPath(cert.SerialNumber, ".pem"), PEM(cert), publicFileMode); err != nil {
+	if err := atomicfile.Write(ca.recordPath(cert.SerialNumber, ".pem"), PEM(cert), publicFileMode); err != nil {
 		return errors.Join(err, os.Remove(ca.recordPath(cert.SerialNumber, ".json")))
 	}
 	return nil

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 // CRLValidity is the time from a CRL's thisUpdate to its nextUpdate.
@@ -42,7 +44,7 @@ func (ca *CA) Revoke(serial *big.Int, reason int) error {
 	r.Status, r.RevokedAt, r.Reason = Revoked, ca.cfg.Now().UTC().Truncate(time.Second), reason
 	data, err := encodeRecord(r)
 	if err == nil {
-		err = writeFile(ca.recordPath(serial, ".json"), data, publicFileMode)
+		err = atomicfile.Write(ca.recordPath(serial, ".json"), data, publicFileMode)
 	}
 	if err != nil {
 		return fmt.Errorf("revoke EK certificate %s: %w", serialName(serial), err)
@@ -86,7 +88,7 @@ func (ca *CA) crl() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	return der, writeFile(filepath.Join(ca.dir, crlFile), der, publicFileMode)
+	return der, atomicfile.Write(filepath.Join(ca.dir, crlFile), der, publicFileMode)
 }
 
 // nextCRLNumber takes a number under the lock; one taken for a CRL that then fails is never used again.
@@ -102,5 +104,5 @@ func (ca *CA) nextCRLNumber() (*big.Int, error) {
 		return nil, err
 	}
 	number.Add(number, big.NewInt(1))
-	return number, writeFile(path, []byte(number.String()+"\n"), publicFileMode)
+	return number, atomicfile.Write(path, []byte(number.String()+"\n"), publicFileMode)
 }

@@ -21,6 +21,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 // ExportStore writes the CA certificates into dir, Keylime's tpm_cert_store, which is made if absent: one PEM file per certificate, for
@@ -76,7 +78,7 @@ func (ca *CA) updateStore(dir string, names []string, content map[string][]byte)
 	var paths []string
 	for _, name := range names {
 		path := filepath.Join(dir, name)
-		if err := writeFile(path, content[name], publicFileMode); err != nil {
+		if err := atomicfile.Write(path, content[name], publicFileMode); err != nil {
 			return nil, err
 		}
 		paths = append(paths, path)
@@ -122,7 +124,7 @@ func writeStoreList(path string, names []string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, append(data, '\n'), publicFileMode)
+	return atomicfile.Write(path, append(data, '\n'), publicFileMode)
 }
 
 // fileStem makes a file name of a common name: lower-case letters, digits and single dashes.

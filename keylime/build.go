@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 // PhasePrefix begins the lines by which an installation tells of its phases; the others are its commands' output. A phase has a
@@ -75,7 +77,7 @@ func (b *builder) build(ctx context.Context) error {
 	reqPath := filepath.Join(i.Dir, "requirements.txt")
 	sdistReq := filepath.Join(i.Dir, "sdist.txt")
 	for path, text := range map[string]string{reqPath: b.req.text, sdistReq: b.req.sdist} {
-		if err := writeFileAtomic(path, []byte(text), 0o644); err != nil {
+		if err := atomicfile.Write(path, []byte(text), 0o644); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 // components are Keylime's configuration files, without ".conf".
@@ -261,7 +263,7 @@ func WriteConfig(ctx context.Context, cfg Config) (*Configured, error) {
 			}
 		}
 		path := filepath.Join(c.ConfDir, component+".conf")
-		if err := writeFileAtomic(path, []byte(f.String()), 0o600); err != nil {
+		if err := atomicfile.Write(path, []byte(f.String()), 0o600); err != nil {
 			return nil, err
 		}
 		c.environ = append(c.environ, configEnv(component, path))

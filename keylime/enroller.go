@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 //go:embed enroll.py
@@ -68,7 +70,7 @@ func StartEnroller(ctx context.Context, c *Configured, opts EnrollerOptions) (*E
 		opts.Start = (*exec.Cmd).Start
 	}
 	script := filepath.Join(c.workDirs["tenant"], "enroll.py")
-	if err := writeFileAtomic(script, enrollScript, 0o600); err != nil {
+	if err := atomicfile.Write(script, enrollScript, 0o600); err != nil {
 		return nil, fmt.Errorf("enroller: %w", err)
 	}
 	command := c.command("tenant", script, strconv.Itoa(opts.Parallel))

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 // installLayout is part of an installation's name: raise it whenever the steps below change what they leave on disk.
@@ -147,7 +149,7 @@ func writeMarker(inst *Installation, digest, python string) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", markerName, err)
 	}
-	return writeFileAtomic(filepath.Join(inst.Dir, markerName), append(data, '\n'), 0o644)
+	return atomicfile.Write(filepath.Join(inst.Dir, markerName), append(data, '\n'), 0o644)
 }
 
 var versionedPython = regexp.MustCompile(`^python(3\.\d+)$`)

@@ -19,6 +19,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 // Key algorithms of the services' certificates.
@@ -296,8 +298,8 @@ func writePair(dir, certName, keyName string, der []byte, key crypto.Signer) err
 	if err != nil {
 		return err
 	}
-	if err := writeFileAtomic(filepath.Join(dir, keyName), keyPEM, 0o600); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, keyName), keyPEM, 0o600); err != nil {
 		return err
 	}
-	return writeFileAtomic(filepath.Join(dir, certName), certPEM, 0o644)
+	return atomicfile.Write(filepath.Join(dir, certName), certPEM, 0o644)
 }

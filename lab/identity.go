@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"keylab.dev/keylab/internal/atomicfile"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/state"
 )
@@ -84,7 +85,7 @@ func writeIdentity(dir state.Dir, p plan.Plan) error {
 	if err != nil {
 		return fmt.Errorf("encode what the lab is made from: %w", err)
 	}
-	return state.WriteFile(dir.Identity(), data, 0o600)
+	return atomicfile.Write(dir.Identity(), data, 0o600)
 }
 
 // same compares by the written form, in which equal instants and equal lists are equal.

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
+	"keylab.dev/keylab/internal/atomicfile"
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/netns"
@@ -80,22 +80,28 @@ func Up(ctx context.Context, s Spec, o UpOptions) (*Lab, error) {
 		return nil, err
 	}
 	first := !dir.Made()
-	if err := prepare(dir, s, p); err != nil {
-		return nil, err
-	}
-	starting, err := netns.Start(netns.Handoff{Dir: dir, Cache: cache, Retain: o.Retain, First: first}, socket)
-	if err != nil {
-		err = whyNoNamespaces(ctx, err)
-		if first {
-			err = errors.Join(err, dir.Forget())
-		}
-		return nil, err
-	}
 	l := at(dir)
-	if err := l.awaitUp(ctx, starting, o.OnEvent); err != nil {
+	err = prepare(dir, s, p)
+	if err == nil {
+		err = l.start(ctx, netns.Handoff{Dir: dir, Cache: cache, Retain: o.Retain, First: first}, socket, o.OnEvent)
+	}
+	if err != nil && first && !l.client.Running(context.WithoutCancel(ctx)) {
+		// The supervisor does the same, which may outlive this process; but it may not have come that far.
+		err = errors.Join(err, dir.Forget())
+	}
+	if err != nil {
 		return nil, err
 	}
 	return l, nil
+}
+
+// start starts the lab's supervisor and follows it until the lab is up.
+func (l *Lab) start(ctx context.Context, h netns.Handoff, socket *os.File, emit func(Event)) error {
+	starting, err := netns.Start(h, socket)
+	if err != nil {
+		return whyNoNamespaces(ctx, err)
+	}
+	return l.awaitUp(ctx, starting, emit)
 }
 
 // whyNoNamespaces adds to the kernel's bare word (such as "no space left on device" for a limit of namespaces) what stands
@@ -145,14 +151,14 @@ func prepare(dir state.Dir, s Spec, p plan.Plan) error {
 	if err != nil {
 		return err
 	}
-	if err := state.WriteFile(dir.Spec(), written, 0o600); err != nil {
+	if err := atomicfile.Write(dir.Spec(), written, 0o600); err != nil {
 		return err
 	}
 	data, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the plan: %w", err)
 	}
-	if err := state.WriteFile(dir.Plan(), append(data, '\n'), 0o600); err != nil {
+	if err := atomicfile.Write(dir.Plan(), append(data, '\n'), 0o600); err != nil {
 		return err
 	}
 	return writeIdentity(dir, p)
@@ -213,7 +219,7 @@ func (l *Lab) awaitUp(ctx context.Context, starting *netns.Starting, emit func(E
 	case last.State == control.EventEnded && last.Error != "":
 		return errors.New(last.Error)
 	}
-	return fmt.Errorf("the lab's supervisor ended before the lab was up: %w\nlog %s:\n%s", errors.Join(err, starting.Err()), l.dir.Log("supervisor"), l.lastLog("supervisor"))
+	return fmt.Errorf("the lab's supervisor ended before the lab was up: %w\nlog %s:\n%s", errors.Join(err, starting.Err()), l.dir.Log("supervisor"), state.LogTail(l.dir.Log("supervisor"), 0))
 }
 
 // follow reads the progress from the supervisor's socket as soon as that listens.
@@ -233,16 +239,3 @@ func (l *Lab) follow(ctx context.Context, starting *netns.Starting, emit func(Ev
 		}
 	}
 }
-
-// lastLog is the end of a component's log, indented.
-func (l *Lab) lastLog(component string) string {
-	data, err := os.ReadFile(l.dir.Log(component))
-	if err != nil {
-		return "  (" + err.Error() + ")"
-	}
-	lines := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
-	return "  " + strings.Join(lines[max(0, len(lines)-lastLines):], "\n  ")
-}
-
-// lastLines is how much of a log an error shows.
-const lastLines = 15

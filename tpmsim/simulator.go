@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync/atomic"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 const (
@@ -79,7 +81,7 @@ func (simulator) create(_ context.Context, dir string, seed []byte, _ io.Writer)
 	if err != nil {
 		return fmt.Errorf("tpmsim: deriving the simulator's seed: %w", err)
 	}
-	return writeFileAtomic(filepath.Join(dir, simulatorSeedFile), short)
+	return atomicfile.Write(filepath.Join(dir, simulatorSeedFile), short, 0o600)
 }
 
 func (simulator) start(dir string, log io.Writer) (*device, error) {

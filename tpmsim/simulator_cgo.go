@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"keylab.dev/keylab/internal/atomicfile"
 	"keylab.dev/keylab/tpmsim/internal/reftpm"
 )
 
@@ -45,7 +46,7 @@ func runSimulator(dir string) error {
 			return err
 		}
 		if nv := tpm.NV(); !bytes.Equal(nv, kept) {
-			if err := writeFileAtomic(path, nv); err != nil {
+			if err := atomicfile.Write(path, nv, 0o600); err != nil {
 				return err
 			}
 			kept = nv
@@ -81,7 +82,7 @@ func powerOnSimulator(dir, path string) (*reftpm.TPM, []byte, error) {
 		return nil, nil, err
 	}
 	nv = tpm.NV()
-	if err := writeFileAtomic(path, nv); err != nil {
+	if err := atomicfile.Write(path, nv, 0o600); err != nil {
 		return nil, nil, err
 	}
 	if err := os.Remove(filepath.Join(dir, simulatorSeedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 // The directory of a TPM:
@@ -166,7 +168,7 @@ func (s *stateDir) create(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", metaName, err)
 	}
-	if err := writeFileAtomic(filepath.Join(fresh, metaName), append(data, '\n')); err != nil {
+	if err := atomicfile.Write(filepath.Join(fresh, metaName), append(data, '\n'), 0o600); err != nil {
 		return err
 	}
 	if err := o.Backend.create(ctx, fresh, o.Seed, o.Log); err != nil {
@@ -231,28 +233,9 @@ func copyFlat(from, to string) error {
 		if err != nil {
 			return fmt.Errorf("copying a state: %w", err)
 		}
-		if err := writeFileAtomic(filepath.Join(to, e.Name()), data); err != nil {
+		if err := atomicfile.Write(filepath.Join(to, e.Name()), data, 0o600); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// writeFileAtomic writes a file that only the owner can read, whole or not at all.
-func writeFileAtomic(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("tpmsim: writing %s: %w", path, err)
-	}
-	_, err = f.Write(data)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("tpmsim: writing %s: %w", path, err), os.Remove(f.Name()))
 	}
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"keylab.dev/keylab/internal/atomicfile"
 )
 
 // swtpmStateFile is where swtpm's directory storage keeps the permanent state of a TPM 2.0.
@@ -67,5 +69,5 @@ func (s swtpm) create(ctx context.Context, dir string, seed []byte, log io.Write
 	if err := secrets.derive(seed); err != nil {
 		return err
 	}
-	return writeFileAtomic(path, state)
+	return atomicfile.Write(path, state, 0o600)
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"keylab.dev/keylab/bench"
+	"keylab.dev/keylab/internal/atomicfile"
 	"keylab.dev/keylab/lab"
-	"keylab.dev/keylab/lab/state"
 )
 
 func main() {
@@ -121,7 +121,7 @@ func measure(ctx context.Context, o bench.Options, jsonFile string, out, log io.
 	}
 	data, jsonErr := report.JSON()
 	if jsonErr == nil {
-		jsonErr = state.WriteFile(jsonFile, data, 0o644)
+		jsonErr = atomicfile.Write(jsonFile, data, 0o644)
 	}
 	if jsonErr != nil {
 		return errors.Join(err, measureError{jsonErr})

@@ -2,7 +2,8 @@ package main
 
 import (
 	"fmt"
-	"sort"
+	"maps"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -71,7 +72,7 @@ func printNetwork(s streams, n control.Network) error {
 	}
 	fmt.Fprintln(s.out)
 	rows = nil
-	for _, name := range sortedKeys(packets) {
+	for _, name := range slices.Sorted(maps.Keys(packets)) {
 		rows = append(rows, []string{name, fmt.Sprint(packets[name].Packets), fmt.Sprint(packets[name].Bytes)})
 	}
 	if err := table(s.out, "ROUTER COUNTER|PACKETS|BYTES", rows); err != nil {
@@ -79,7 +80,7 @@ func printNetwork(s streams, n control.Network) error {
 	}
 	fmt.Fprintln(s.out)
 	rows = nil
-	for _, host := range sortedKeys(n.Routes) {
+	for _, host := range slices.Sorted(maps.Keys(n.Routes)) {
 		h := n.Ingress.ByHost[host]
 		rows = append(rows, []string{host, n.Routes[host], fmt.Sprint(n.Arrivals[n.Routes[host]]), fmt.Sprint(h.Connections), fmt.Sprint(h.Errors)})
 	}
@@ -91,22 +92,13 @@ func printNetwork(s streams, n control.Network) error {
 	for reason, count := range n.Ingress.Refused {
 		refused[string(reason)] = count
 	}
-	for _, reason := range sortedKeys(refused) {
+	for _, reason := range slices.Sorted(maps.Keys(refused)) {
 		fmt.Fprintf(s.out, " %s %d", reason, refused[reason])
 	}
 	fmt.Fprint(s.out, "\nDNS answers:")
-	for _, code := range sortedKeys(n.DNS) {
+	for _, code := range slices.Sorted(maps.Keys(n.DNS)) {
 		fmt.Fprintf(s.out, " %s %d", code, n.DNS[code])
 	}
 	fmt.Fprintln(s.out)
 	return nil
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }

@@ -7,19 +7,21 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"keylab.dev/keylab/internal/atomicfile"
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
-	"keylab.dev/keylab/lab/state"
 )
 
 // binaryAgent is a real Keylime agent, such as rust-keylime's, run as a program on its node.
@@ -56,7 +58,7 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		"RUN_AS": "", "ENABLE_REVOCATION_NOTIFICATIONS": "false", "ENABLE_IAK_IDEVID": "false",
 	}
 	env := append(os.Environ(), "TCTI="+TCTI, "RUST_LOG=info")
-	for _, name := range sortedKeys(options) {
+	for _, name := range slices.Sorted(maps.Keys(options)) {
 		env = append(env, "KEYLIME_AGENT_"+name+"="+options[name])
 	}
 	p, err := startProcess(n.s.plan.Lab, n.Name, keylime.Command{Name: "agent of " + n.Name, Argv: []string{n.Agent.Path}, Env: env, Dir: dir}, n.s.dir.Log(n.Name))
@@ -77,7 +79,7 @@ func (n *node) serverCertificate(certFile, keyFile string) (tls.Certificate, err
 	if err != nil {
 		return pair, err
 	}
-	if err := errors.Join(state.WriteFile(certFile, cert, 0o644), state.WriteFile(keyFile, key, 0o600)); err != nil {
+	if err := errors.Join(atomicfile.Write(certFile, cert, 0o644), atomicfile.Write(keyFile, key, 0o600)); err != nil {
 		return pair, err
 	}
 	if pair, err = tls.X509KeyPair(cert, key); err != nil {

@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
+	"maps"
+	"slices"
 	"strings"
 
 	"keylab.dev/keylab/keylime"
@@ -38,7 +39,7 @@ func (s *supervisor) Fault(ctx context.Context, f control.Fault) (string, error)
 	all := s.faults()
 	kind, ok := all[f.Kind]
 	if !ok {
-		return "", fmt.Errorf("there is no fault %q; there are %s", f.Kind, strings.Join(sortedKeys(all), ", "))
+		return "", fmt.Errorf("there is no fault %q; there are %s", f.Kind, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
 	}
 	if len(f.Nodes) != kind.nodes {
 		return "", fmt.Errorf("fault %s needs %d node names, not %d", f.Kind, kind.nodes, len(f.Nodes))
@@ -109,6 +110,9 @@ func (s *supervisor) routePair(a, x, b, y *node) error {
 func killAgent(ctx context.Context, nodes []*node) error { return nodes[0].stopAgent(ctx) }
 
 func (s *supervisor) reviveAgent(ctx context.Context, nodes []*node) error {
+	if nodes[0].agentRuns() {
+		return nil
+	}
 	if err := nodes[0].startAgent(ctx); err != nil {
 		return err
 	}
@@ -136,13 +140,4 @@ func killTPM(_ context.Context, nodes []*node) error {
 	nodes[0].mu.Lock()
 	defer nodes[0].mu.Unlock()
 	return nodes[0].tpm.Kill()
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }

@@ -3,7 +3,6 @@ package netns
 import (
 	"context"
 	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -16,10 +15,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+	"keylab.dev/keylab/internal/atomicfile"
+
 	"keylab.dev/keylab/ekca"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
-	"keylab.dev/keylab/lab/state"
 	"keylab.dev/keylab/lab/verify"
 	"keylab.dev/keylab/netlab"
 	"keylab.dev/keylab/tpmsim"
@@ -93,12 +94,12 @@ func (n *node) startTPM(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	uuid, err := n.chooseUUID(identity.Public)
+	id, err := n.chooseUUID(identity.Public)
 	if err != nil {
 		return err
 	}
 	n.mu.Lock()
-	n.identity, n.uuid, n.hostname = identity, uuid, plan.ContactHostname(uuid, n.s.plan.Domain)
+	n.identity, n.uuid, n.hostname = identity, id, plan.ContactHostname(id, n.s.plan.Domain)
 	n.mu.Unlock()
 	return nil
 }
@@ -144,26 +145,13 @@ func (n *node) chooseUUID(ek crypto.PublicKey) (string, error) {
 		if !errors.Is(err, fs.ErrNotExist) {
 			return "", fmt.Errorf("read the UUID of %s: %w", n.Name, err)
 		}
-		uuid, err := newUUID()
-		if err != nil {
-			return "", err
-		}
+		id := uuid.NewString()
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return "", fmt.Errorf("keep the UUID of %s: %w", n.Name, err)
 		}
-		return uuid, state.WriteFile(path, []byte(uuid+"\n"), 0o600)
+		return id, atomicfile.Write(path, []byte(id+"\n"), 0o600)
 	}
 	return n.Agent.UUID, nil
-}
-
-// newUUID makes a random UUID (RFC 9562, section 5.4).
-func newUUID() (string, error) {
-	var b [16]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return "", fmt.Errorf("make a UUID: %w", err)
-	}
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]), nil
 }
 
 // serveTPM offers the TPM on the node's loopback. It needs the network, which the TPM itself does not.
@@ -235,6 +223,13 @@ func (n *node) stopAgent(ctx context.Context) error {
 		return nil
 	}
 	return a.stop(ctx)
+}
+
+// agentRuns tells whether the node has an agent that has not ended.
+func (n *node) agentRuns() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.agent != nil && n.agent.ended() == nil
 }
 
 // stopTPM ends the TPM in order, so that its clock stays safe over the next start (TPM 2.0 Library, Part 1, Clock).

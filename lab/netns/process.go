@@ -1,7 +1,6 @@
 package netns
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/netns/sandbox"
+	"keylab.dev/keylab/lab/state"
 )
 
 // stopGrace is how long a process may take to end after SIGTERM.
@@ -86,24 +86,11 @@ func (p *process) died() error {
 	if p.err != nil {
 		how = p.err
 	}
-	return fmt.Errorf("%s ended: %w\ncommand: %s\nlog %s:\n%s", p.name, how, strings.Join(p.argv, " "), p.log, p.lastOutput(15))
+	return fmt.Errorf("%s ended: %w\ncommand: %s\nlog %s:\n%s", p.name, how, strings.Join(p.argv, " "), p.log, p.lastOutput())
 }
 
 // lastOutput is the end of what the program printed, indented.
-func (p *process) lastOutput(lines int) string {
-	data, err := os.ReadFile(p.log)
-	if err != nil {
-		return "  (" + err.Error() + ")"
-	}
-	if p.from <= int64(len(data)) {
-		data = data[p.from:]
-	}
-	all := bytes.Split(bytes.TrimRight(data, "\n"), []byte("\n"))
-	if len(all) > lines {
-		all = all[len(all)-lines:]
-	}
-	return "  " + string(bytes.Join(all, []byte("\n  ")))
-}
+func (p *process) lastOutput() string { return state.LogTail(p.log, p.from) }
 
 // awaitReady waits until ready, which waits itself, says that the program answers; it fails at once when the program ends.
 func (p *process) awaitReady(ctx context.Context, ready func(context.Context) error) error {
@@ -116,7 +103,7 @@ func (p *process) awaitReady(ctx context.Context, ready func(context.Context) er
 		return p.died()
 	case err := <-answered:
 		if err != nil {
-			return fmt.Errorf("%w\nlog %s:\n%s", err, p.log, p.lastOutput(15))
+			return fmt.Errorf("%w\nlog %s:\n%s", err, p.log, p.lastOutput())
 		}
 		return nil
 	}

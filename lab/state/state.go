@@ -23,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 )
 
 // EnvBase is the environment variable that names another base folder.
@@ -107,6 +108,9 @@ func (d Dir) Made() bool {
 // were made from.
 func (d Dir) Forget() error {
 	entries, err := os.ReadDir(d.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("delete what is left of lab %s: %w", d.Lab, err)
 	}
@@ -166,25 +170,18 @@ func (d Dir) Agent(node string) string { return filepath.Join(d.Path, "agent", n
 func (d Dir) PKI() string              { return filepath.Join(d.Path, "pki") }
 func (d Dir) Keylime() string          { return filepath.Join(d.Path, "keylime") }
 
-// WriteFile writes a file whole or not at all: a reader sees the old one or the new one.
-func WriteFile(path string, data []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+// tailLines is how much of a log an error shows.
+const tailLines = 15
+
+// LogTail is the end of a log, from a byte offset on at the earliest, indented, for an error to show.
+func LogTail(path string, from int64) string {
+	data, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+		return "  (" + err.Error() + ")"
 	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
+	if from <= int64(len(data)) {
+		data = data[from:]
 	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
+	lines := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
+	return "  " + strings.Join(lines[max(0, len(lines)-tailLines):], "\n  ")
 }

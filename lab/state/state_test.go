@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"keylab.dev/keylab/internal/atomicfile"
 	"keylab.dev/keylab/lab/state"
 )
 
@@ -114,7 +115,7 @@ func TestWriteFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
 	for _, text := range []string{"a longer text", "short"} {
-		if err := state.WriteFile(path, []byte(text), 0o600); err != nil {
+		if err := atomicfile.Write(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := os.ReadFile(path); err != nil || string(got) != text {
@@ -130,13 +131,13 @@ func TestWriteFile(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(folder, "in the way"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := state.WriteFile(folder, nil, 0o600); err == nil || !strings.Contains(err.Error(), folder) {
+	if err := atomicfile.Write(folder, nil, 0o600); err == nil || !strings.Contains(err.Error(), folder) {
 		t.Errorf("write over a folder: %v", err)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
-	if err := state.WriteFile(filepath.Join(dir, "missing", "file"), nil, 0o600); err == nil || !strings.Contains(err.Error(), "missing/file") {
+	if err := atomicfile.Write(filepath.Join(dir, "missing", "file"), nil, 0o600); err == nil || !strings.Contains(err.Error(), "missing/file") {
 		t.Errorf("write into a folder that is not there: %v", err)
 	}
 }
@@ -148,4 +149,22 @@ func folder(t *testing.T, name string) state.Dir {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// The end of a log: its last lines, indented, and nothing from before the offset.
+func TestLogTail(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.log")
+	long := strings.Repeat("old\n", 20) + strings.Repeat("new\n", 20)
+	if err := os.WriteFile(path, []byte(long), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := state.LogTail(path, 0), strings.TrimSuffix(strings.Repeat("  new\n", 15), "\n"); got != want {
+		t.Errorf("the tail is %q, want %q", got, want)
+	}
+	if got, want := state.LogTail(path, int64(len(long))-8), "  new\n  new"; got != want {
+		t.Errorf("the tail from an offset is %q, want %q", got, want)
+	}
+	if got := state.LogTail(path+".none", 0); !strings.Contains(got, "no such file") {
+		t.Errorf("the tail of no file is %q", got)
+	}
 }

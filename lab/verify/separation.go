@@ -37,10 +37,12 @@ func (v *verification) direction(f flow) string {
 // separation proves point 3. Its probes count packets, so the three groups run one after the other.
 func (v *verification) separation(ctx context.Context) []report.Check {
 	var blocked, open []check
+	forbidden := map[string]uint64{} // probes, by the counter of the router that they must raise
 	for _, f := range v.flows() {
 		if f.allowed {
 			open = append(open, check{"open", pointSeparation, f.subject(), func(ctx context.Context) (string, error) { return v.open(ctx, f) }})
 		} else {
+			forbidden[v.direction(f)]++
 			blocked = append(blocked, check{"blocked", pointSeparation, f.subject(), func(ctx context.Context) (string, error) { return v.blocked(ctx, f) }})
 		}
 	}
@@ -48,7 +50,7 @@ func (v *verification) separation(ctx context.Context) []report.Check {
 	for _, c := range open { // one at a time: each must find its own packet in the rule's counter
 		results = append(results, c.result(ctx))
 	}
-	results = append(results, v.countDrops(ctx, blocked)...)
+	results = append(results, v.countDrops(ctx, blocked, forbidden)...)
 	return append(results, runChecks(ctx, v.segments())...)
 }
 
@@ -122,13 +124,7 @@ func (v *verification) blocked(ctx context.Context, f flow) (string, error) {
 }
 
 // countDrops runs the probes of forbidden flows and then holds the router's count of dropped packets against them.
-func (v *verification) countDrops(ctx context.Context, blocked []check) []report.Check {
-	want := map[string]uint64{}
-	for _, f := range v.flows() {
-		if !f.allowed {
-			want[v.direction(f)]++
-		}
-	}
+func (v *verification) countDrops(ctx context.Context, blocked []check, want map[string]uint64) []report.Check {
 	before, beforeErr := v.target.RouterCounters(ctx)
 	results := runChecks(ctx, blocked)
 	after, afterErr := v.target.RouterCounters(ctx)
