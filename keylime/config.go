@@ -206,9 +206,11 @@ type Configured struct {
 	VerifierAddr  string // base address of the verifier, host:port
 }
 
-// WriteConfig writes Keylime's configuration files, with Keylime's own comments, and the working folders of the services with empty
-// databases. Written again over an earlier configuration it keeps databases that are there.
-func WriteConfig(ctx context.Context, cfg Config) (*Configured, error) {
+// workers are the programs with a working folder of their own.
+var workers = []string{"verifier", "registrar", "tenant"}
+
+// OpenConfig is the result of WriteConfig with the same arguments, without anything being written or read.
+func OpenConfig(cfg Config) (*Configured, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -220,9 +222,33 @@ func WriteConfig(ctx context.Context, cfg Config) (*Configured, error) {
 		RegistrarAddr: net.JoinHostPort(cfg.RegistrarIP, strconv.Itoa(cfg.RegistrarTLSPort)),
 		VerifierAddr:  net.JoinHostPort(cfg.VerifierIP, strconv.Itoa(cfg.VerifierPort)),
 	}
-	dirs := []string{cfg.Dir, c.ConfDir, c.runDir()}
-	for _, service := range []string{"verifier", "registrar", "tenant"} {
+	for _, service := range workers {
 		c.workDirs[service] = filepath.Join(cfg.Dir, service)
+	}
+	for _, component := range components {
+		c.environ = append(c.environ, configEnv(component, c.file(component)))
+	}
+	return c, nil
+}
+
+// file is the configuration file of a component.
+func (c *Configured) file(component string) string {
+	return filepath.Join(c.ConfDir, component+".conf")
+}
+
+// WorkDir is the working folder of a service, "registrar", "verifier" or "tenant": its database is in there.
+func (c *Configured) WorkDir(service string) string { return c.workDirs[service] }
+
+// WriteConfig writes Keylime's configuration files, with Keylime's own comments, and the working folders of the services with empty
+// databases. Written again over an earlier configuration it keeps databases that are there.
+func WriteConfig(ctx context.Context, cfg Config) (*Configured, error) {
+	c, err := OpenConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	cfg = c.Config
+	dirs := []string{cfg.Dir, c.ConfDir, c.runDir()}
+	for _, service := range workers {
 		dirs = append(dirs, c.workDirs[service])
 	}
 	if cfg.TPMCertStore == filepath.Join(cfg.Dir, "tpm_cert_store") {
@@ -262,11 +288,9 @@ func WriteConfig(ctx context.Context, cfg Config) (*Configured, error) {
 				}
 			}
 		}
-		path := filepath.Join(c.ConfDir, component+".conf")
-		if err := atomicfile.Write(path, []byte(f.String()), 0o600); err != nil {
+		if err := atomicfile.Write(c.file(component), []byte(f.String()), 0o600); err != nil {
 			return nil, err
 		}
-		c.environ = append(c.environ, configEnv(component, path))
 	}
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("keylime configuration: %w", errors.Join(errs...))

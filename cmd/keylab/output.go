@@ -70,7 +70,11 @@ func printPlanTables(w io.Writer, p plan.Plan) error {
 			if len(h.Routes) > 0 {
 				via = h.Routes[0].Via.String()
 			}
-			rows = append(rows, []string{h.Name, i.Network, i.Address.String(), i.MAC, via, orDash(h.Resolver)})
+			address := i.Address.String()
+			if h.Pooled {
+				address = "in " + p.Network(i.Network).Pool.String()
+			}
+			rows = append(rows, []string{h.Name, i.Network, address, orNothing(i.MAC), via, orDash(h.Resolver)})
 		}
 	}
 	if err := table(w, "HOST|NETWORK|ADDRESS|MAC|DEFAULT ROUTE|RESOLVER", rows); err != nil {
@@ -83,6 +87,10 @@ func printPlanTables(w io.Writer, p plan.Plan) error {
 	}
 	if err := table(w, "RULE|FROM|TO|PROTOCOL|PORT", rows); err != nil {
 		return err
+	}
+	if k := p.Kubernetes; k != nil {
+		fmt.Fprintf(w, "\nKubernetes %s: kind cluster %s, pods in %s, services in %s, ingress class %s, images from %s\n",
+			k.Version, k.Cluster, k.PodCIDR, k.ServiceCIDR, k.IngressClass, k.ImageSource)
 	}
 	fmt.Fprintf(w, "\nEK CA: %s, %s\n", p.EKCA.Algorithm, strings.Join(p.EKCA.Subjects, " → "))
 	fmt.Fprintf(w, "\nNodes\n")

@@ -3,9 +3,7 @@ package netns
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -18,10 +16,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"keylab.dev/keylab/internal/atomicfile"
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
-	"keylab.dev/keylab/lab/spec"
 )
 
 // binaryAgent is a real Keylime agent, such as rust-keylime's, run as a program on its node.
@@ -43,17 +40,16 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 	if err := unix.Mount("secure", secure, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700,size=1m"); err != nil {
 		return nil, fmt.Errorf("mount a tmpfs at %s: %w", secure, err)
 	}
-	cert, key := filepath.Join(dir, "server-cert.pem"), filepath.Join(dir, "server-key.pem")
-	pair, err := n.serverCertificate(cert, key)
+	pair, cert, key, err := fleet.ServerCertificate(dir, n.hostname)
 	if err != nil {
 		return nil, err
 	}
 	k := n.s.plan.Keylime
 	options := map[string]string{
-		"UUID": n.uuidOption(), "KEYLIME_DIR": dir, "IP": n.Address.String(), "PORT": strconv.Itoa(int(n.Agent.Port)),
+		"UUID": fleet.UUIDOption(n.Node, n.uuid), "KEYLIME_DIR": dir, "IP": n.Address.String(), "PORT": strconv.Itoa(int(n.Agent.Port)),
 		"CONTACT_IP": n.hostname, "CONTACT_PORT": strconv.Itoa(plan.IngressPort),
 		"REGISTRAR_IP": k.Registrar.Addr().String(), "REGISTRAR_PORT": strconv.Itoa(int(k.Registrar.Port())),
-		"TRUSTED_CLIENT_CA": n.s.pki.CACertFile(), "SERVER_CERT": cert, "SERVER_KEY": key,
+		"TRUSTED_CLIENT_CA": n.s.configured.PKI.CACertFile(), "SERVER_CERT": cert, "SERVER_KEY": key,
 		"TPM_ENCRYPTION_ALG": encryptionAlgorithm(n.TPM.EKAlgorithm), "TPM_SIGNING_ALG": n.Agent.AKAlgorithm,
 		"RUN_AS": "", "ENABLE_REVOCATION_NOTIFICATIONS": "false", "ENABLE_IAK_IDEVID": "false",
 	}
@@ -66,35 +62,6 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		return nil, err
 	}
 	return &binaryAgent{n: n, p: p, cert: pair.Leaf}, nil
-}
-
-// serverCertificate is the agent's, kept in its folder. It must stay the same while the verifier knows the agent: that trusts
-// the certificate which was registered when the agent was enrolled.
-func (n *node) serverCertificate(certFile, keyFile string) (tls.Certificate, error) {
-	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err == nil && pair.Leaf.VerifyHostname(n.hostname) == nil {
-		return pair, nil
-	}
-	cert, key, err := keylime.AgentServerCertificate(keylime.RSA2048, n.hostname)
-	if err != nil {
-		return pair, err
-	}
-	if err := errors.Join(atomicfile.Write(certFile, cert, 0o644), atomicfile.Write(keyFile, key, 0o600)); err != nil {
-		return pair, err
-	}
-	if pair, err = tls.X509KeyPair(cert, key); err != nil {
-		return pair, fmt.Errorf("the agent's server certificate: %w", err)
-	}
-	return pair, nil
-}
-
-// uuidOption is the agent's setting from which it comes to the UUID that the lab expects. It takes 64 digits from nobody:
-// it must hash the EK itself.
-func (n *node) uuidOption() string {
-	if n.Agent.UUID == spec.UUIDHashEK {
-		return spec.UUIDHashEK
-	}
-	return n.uuid
 }
 
 // encryptionAlgorithm is the Rust agent's word for the EK's algorithm.

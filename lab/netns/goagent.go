@@ -42,7 +42,7 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 		ContactAddress: n.hostname,
 		ContactPort:    plan.IngressPort,
 		Registrar:      n.s.plan.Keylime.Registrar.String(),
-		ClientCAs:      clientCAs(n.s.pki),
+		ClientCAs:      clientCAs(n.s.configured.PKI),
 		Dial:           ns.DialContext,
 		Listener:       l,
 		Logger:         log,

@@ -7,18 +7,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-	"keylab.dev/keylab/internal/atomicfile"
-
-	"keylab.dev/keylab/ekca"
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/verify"
@@ -89,12 +82,12 @@ func (n *node) startTPM(ctx context.Context) error {
 	identity, err := tpm.Manufacture(ctx, tpmsim.ManufactureOptions{
 		Algorithm:          tpmsim.Algorithm(n.TPM.EKAlgorithm),
 		WithoutCertificate: n.EK.Absent,
-		Certificate:        func(ek crypto.PublicKey, _ tpmsim.Algorithm) ([]byte, error) { return n.issueEKCertificate(ek) },
+		Certificate:        func(ek crypto.PublicKey, _ tpmsim.Algorithm) ([]byte, error) { return n.s.cas.IssueEK(n.Node, ek) },
 	})
 	if err != nil {
 		return err
 	}
-	id, err := n.chooseUUID(identity.Public)
+	id, err := fleet.UUID(n.s.dir, n.Node, identity.Public)
 	if err != nil {
 		return err
 	}
@@ -102,56 +95,6 @@ func (n *node) startTPM(ctx context.Context) error {
 	n.identity, n.uuid, n.hostname = identity, id, plan.ContactHostname(id, n.s.plan.Domain)
 	n.mu.Unlock()
 	return nil
-}
-
-// issueEKCertificate is the TPM maker's part: a certificate for the EK by the CA that the plan names.
-func (n *node) issueEKCertificate(ek crypto.PublicKey) ([]byte, error) {
-	ca := n.s.ca
-	if n.EK.Stranger {
-		ca = n.s.stranger
-	}
-	request := ekca.Request{
-		Public: ek, Label: n.Name,
-		TPM: ekca.Model{Manufacturer: n.TPM.Manufacturer, Model: n.TPM.Model, Version: n.TPM.Version},
-	}
-	if n.EK.NotAfter != nil {
-		request.NotAfter = *n.EK.NotAfter
-	}
-	if n.EK.Expired {
-		request.NotBefore, request.NotAfter = time.Now().Add(-48*time.Hour), time.Now().Add(-24*time.Hour)
-	}
-	cert, err := ca.Issue(request)
-	if err != nil {
-		return nil, err
-	}
-	return cert.Raw, nil
-}
-
-// chooseUUID follows the plan's policy. A random UUID is kept with the agent's keys, so that it stays the same.
-func (n *node) chooseUUID(ek crypto.PublicKey) (string, error) {
-	switch n.Agent.UUID {
-	case spec.UUIDHashEK:
-		spki, err := x509.MarshalPKIXPublicKey(ek)
-		if err != nil {
-			return "", fmt.Errorf("encode the EK of %s: %w", n.Name, err)
-		}
-		return plan.HashEK(spki), nil
-	case spec.UUIDGenerate:
-		path := filepath.Join(n.s.dir.Agent(n.Name), "uuid")
-		kept, err := os.ReadFile(path)
-		if err == nil {
-			return strings.TrimSpace(string(kept)), nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("read the UUID of %s: %w", n.Name, err)
-		}
-		id := uuid.NewString()
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return "", fmt.Errorf("keep the UUID of %s: %w", n.Name, err)
-		}
-		return id, atomicfile.Write(path, []byte(id+"\n"), 0o600)
-	}
-	return n.Agent.UUID, nil
 }
 
 // serveTPM offers the TPM on the node's loopback. It needs the network, which the TPM itself does not.
@@ -252,21 +195,16 @@ func (n *node) enrol(ctx context.Context) error {
 	if err := n.awaitClock(ctx); err != nil {
 		return err
 	}
-	result, err := n.s.enrolAgent(ctx, n.uuid)
+	result, err := fleet.Enrol(ctx, n.s.tenant, n.s.tenantLog, n.uuid)
 	if err != nil {
 		return err
 	}
 	n.mu.Lock()
 	n.enrolled = result
 	n.mu.Unlock()
-	if result.OK {
-		return nil
-	}
-	if why, meant := n.RefusedOnPurpose(n.s.plan.Keylime.RequireEKCert); meant {
-		n.s.journal.note(plan.NodeStep(plan.StepEnrol, n.Name), fmt.Sprintf("refused by the tenant, as the specification asks: %s. Keylime says: %s", why, result.Message))
-		return nil
-	}
-	return fmt.Errorf("the tenant refused %s (%s): %s", n.Name, n.uuid, result.Message)
+	return fleet.CheckEnrolment(n.Node, n.uuid, result, n.s.plan.Keylime.RequireEKCert, func(text string) {
+		n.s.journal.note(plan.NodeStep(plan.StepEnrol, n.Name), text)
+	})
 }
 
 // awaitClock waits until the TPM's clock is safe: after a power cut, as when the lab was killed, Keylime would not trust it yet.
@@ -293,26 +231,5 @@ func (n *node) awaitAttested(ctx context.Context) error {
 	if n.refused() {
 		return nil
 	}
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	last := "none"
-	for {
-		a, err := n.s.verifier.Agent(ctx, n.uuid)
-		switch {
-		case err != nil:
-			last = err.Error()
-		case a.AttestationCount > 0:
-			return nil
-		default:
-			last = "state " + a.OperationalState.String()
-		}
-		if err == nil && a.OperationalState.Stopped() {
-			return fmt.Errorf("the verifier does not trust %s (%s): state %s, last event %q", n.Name, n.uuid, a.OperationalState, a.LastEventID)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for the first attestation of %s (%s): %w; the verifier's last answer: %s", n.Name, n.uuid, context.Cause(ctx), last)
-		case <-tick.C:
-		}
-	}
+	return fleet.AwaitAttested(ctx, n.s.verifier, n.Name, n.uuid)
 }

@@ -2,11 +2,10 @@ package netns
 
 import (
 	"context"
-	"crypto/x509"
-	"fmt"
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 )
 
@@ -26,7 +25,7 @@ func (s *supervisor) Status(ctx context.Context) (control.Status, error) {
 	for _, n := range s.nodes {
 		ns := n.status(attested, attestedErr)
 		_, meant := n.RefusedOnPurpose(s.plan.Keylime.RequireEKCert)
-		well = well && (ns.State == stateAttested || ns.State == stateRefused && meant)
+		well = well && (ns.State == fleet.StateAttested || ns.State == fleet.StateRefused && meant)
 		status.Nodes = append(status.Nodes, ns)
 	}
 	if status.State == control.Running && !well {
@@ -72,72 +71,31 @@ func (s *supervisor) verifierAgents(ctx context.Context) (map[string]keylime.Ver
 	return client.Agents(ctx)
 }
 
-// The states of a node.
-const (
-	stateStarting   = "starting"
-	stateRegistered = "registered"
-	stateEnrolled   = "enrolled"
-	stateAttested   = "attested"
-	stateRefused    = "refused"
-	stateFailed     = "failed"
-	stateTPMDead    = "tpm dead"
-	stateAgentDead  = "agent dead"
-	stateUnknown    = "unknown"
-)
-
 func (n *node) status(attested map[string]keylime.VerifierAgent, attestedErr error) control.Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c := control.Node{Name: n.Name, UUID: n.uuid, Hostname: n.hostname, Address: n.Address.String(), State: stateStarting}
-	if n.identity != nil && len(n.identity.Certificate) > 0 {
-		if cert, err := x509.ParseCertificate(n.identity.Certificate); err == nil {
-			c.EKSerial = fmt.Sprintf("%X", cert.SerialNumber)
-		}
+	f := fleet.NodeFacts{
+		Node:  control.Node{Name: n.Name, UUID: n.uuid, Hostname: n.hostname, Address: n.Address.String()},
+		Fault: n.faultLocked(), AgentStarted: n.agent != nil, Enrolled: n.enrolled,
 	}
-	v, known := attested[n.uuid]
-	if known {
-		c.AttestationCount = v.AttestationCount
-		if !v.LastSuccessfulAttestation.IsZero() {
-			c.LastSuccess = &v.LastSuccessfulAttestation
-		}
+	if n.identity != nil {
+		f.EKCertificate = n.identity.Certificate
 	}
-	switch fault := n.faultLocked(); {
-	case fault != nil:
-		c.State, c.Detail = fault.state, fault.detail
-	case n.enrolled.Done && !n.enrolled.OK:
-		c.State, c.Detail = stateRefused, n.enrolled.Message
-	case n.agent == nil:
-	case !n.enrolled.Done:
-		c.State = stateRegistered
-	case attestedErr != nil:
-		c.State, c.Detail = stateUnknown, attestedErr.Error()
-	case !known:
-		c.State, c.Detail = stateUnknown, "the verifier does not know this agent"
-	case v.OperationalState.Stopped():
-		c.State, c.Detail = stateFailed, fmt.Sprintf("verifier: %s, last event %q", v.OperationalState, v.LastEventID)
-	case v.AttestationCount == 0:
-		c.State = stateEnrolled
-	default:
-		c.State = stateAttested
-	}
-	return c
+	return f.Status(attested, attestedErr)
 }
 
-// nodeFault says what of a node is dead.
-type nodeFault struct{ state, detail string }
-
 // faultLocked looks at the node's TPM and agent; the caller holds n.mu.
-func (n *node) faultLocked() *nodeFault {
+func (n *node) faultLocked() *fleet.Fault {
 	if n.tpm != nil && !n.tpm.Alive() {
 		detail := "its process ended"
 		if err := n.tpm.Err(); err != nil {
 			detail = err.Error()
 		}
-		return &nodeFault{stateTPMDead, detail}
+		return &fleet.Fault{State: fleet.StateTPMDead, Detail: detail}
 	}
 	if n.agent != nil {
 		if err := n.agent.ended(); err != nil {
-			return &nodeFault{stateAgentDead, err.Error()}
+			return &fleet.Fault{State: fleet.StateAgentDead, Detail: err.Error()}
 		}
 	}
 	return nil

@@ -5,9 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
-	"keylab.dev/keylab/ekca"
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/steps"
 )
@@ -21,7 +20,7 @@ type work struct {
 func (s *supervisor) steps() []steps.Step {
 	works := map[string]work{
 		plan.StepNetwork:   {s.buildNetwork, func(context.Context) error { return s.closeNetwork() }},
-		plan.StepEKCA:      {s.makeEKCA, nil},
+		plan.StepEKCA:      {s.openCAs, nil},
 		plan.StepConfig:    {s.configureKeylime, nil},
 		plan.StepDNS:       {s.startDNS, func(context.Context) error { return s.closeDNS() }},
 		plan.StepIngress:   {s.startIngress, func(context.Context) error { return s.closeIngress() }},
@@ -59,33 +58,11 @@ func limited(slots chan struct{}, do func(context.Context) error) func(context.C
 	}
 }
 
-// makeEKCA opens the lab's EK CA, or makes it, and exports the tpm_cert_store. A CA that nobody trusts is made beside
-// it when a node is to have a stranger's certificate.
-func (s *supervisor) makeEKCA(ctx context.Context) error {
-	c := s.plan.EKCA
-	config := ekca.Config{
-		Algorithm: ekca.KeyAlgorithm(c.Algorithm), Intermediates: c.Intermediates,
-		Organization: c.Organization, RootName: c.RootName, IntermediateName: c.IntermediateName,
-		Validity: time.Duration(c.Validity), EKValidity: time.Duration(c.EKValidity), CRLURL: c.CRLURL, AIAURL: c.AIAURL,
-	}
-	ca, _, err := ekca.OpenOrCreate(s.dir.EKCA(), config)
-	if err != nil {
-		return err
-	}
-	if _, err := ca.ExportStore(s.dir.CertStore()); err != nil {
-		return err
-	}
+func (s *supervisor) openCAs(context.Context) error {
+	cas, err := fleet.OpenCAs(s.dir, s.plan.EKCA)
 	s.mu.Lock()
-	s.ca = ca
-	s.mu.Unlock()
-	if !c.Stranger {
-		return nil
-	}
-	config.RootName, config.IntermediateName, config.Organization = "Stranger's Root CA", "Stranger's Intermediate CA", "not the lab's TPM maker"
-	stranger, _, err := ekca.OpenOrCreate(s.dir.StrangerCA(), config)
-	s.mu.Lock()
-	s.stranger = stranger
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	s.cas = cas
 	return err
 }
 

@@ -14,9 +14,9 @@ import (
 	"syscall"
 	"time"
 
-	"keylab.dev/keylab/ekca"
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/state"
 	"keylab.dev/keylab/lab/steps"
@@ -42,9 +42,7 @@ type supervisor struct {
 	router     *netlab.Router
 	dns        []*netlab.DNS
 	ingress    *netlab.Ingress
-	ca         *ekca.CA
-	stranger   *ekca.CA
-	pki        *keylime.PKI
+	cas        fleet.CAs
 	configured *keylime.Configured
 	services   map[string]*process
 	registrar  *keylime.RegistrarClient

@@ -28,11 +28,11 @@ type target struct{ s *supervisor }
 var _ verify.Target = target{}
 
 func (t target) Plan() plan.Plan                     { return t.s.plan }
-func (t target) EKCA() *ekca.CA                      { return t.s.ca }
+func (t target) EKCA() *ekca.CA                      { return t.s.cas.Lab }
 func (t target) CertStore() string                   { return t.s.dir.CertStore() }
 func (t target) Registrar() *keylime.RegistrarClient { return t.s.registrar }
 func (t target) Verifier() *keylime.VerifierClient   { return t.s.verifier }
-func (t target) ClientTLS() *tls.Config              { return t.s.pki.ClientTLS() }
+func (t target) ClientTLS() *tls.Config              { return t.s.configured.PKI.ClientTLS() }
 
 func (t target) Nodes() []verify.Node {
 	nodes := make([]verify.Node, len(t.s.nodes))
@@ -55,7 +55,7 @@ func (n *node) facts() verify.Node {
 		v.Served, v.Arrived = n.agent.served, n.arrivals.Read
 	}
 	if f := n.faultLocked(); f != nil {
-		v.Fault = f.state + ": " + f.detail
+		v.Fault = f.State + ": " + f.Detail
 	}
 	return v
 }

@@ -2,14 +2,11 @@ package netns
 
 import (
 	"context"
-	"fmt"
 	"os/exec"
-	"time"
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/netns/sandbox"
 	"keylab.dev/keylab/lab/plan"
-	"keylab.dev/keylab/lab/verify"
 )
 
 // startTenant starts the process that runs Keylime's tenant code for every enrolment. It imports Keylime while the
@@ -43,14 +40,4 @@ func (s *supervisor) stopTenant(ctx context.Context) error {
 		return nil
 	}
 	return e.Close(ctx)
-}
-
-// enrolAgent has Keylime's own tenant code enrol one agent. The error is about asking; a refusal is in the answer.
-func (s *supervisor) enrolAgent(ctx context.Context, uuid string) (verify.Enrolment, error) {
-	r, err := s.tenant.Enroll(ctx, keylime.Request{UUID: uuid})
-	if err != nil {
-		return verify.Enrolment{}, err
-	}
-	fmt.Fprintf(s.tenantLog, "--- add %s: exit status %d, %.2f s\n%s\n", uuid, r.ExitCode, r.Duration.Seconds(), r.Output)
-	return verify.Enrolment{Done: true, OK: r.OK, EKChecked: r.EKChecked, Message: r.Message, At: time.Now()}, nil
 }

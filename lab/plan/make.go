@@ -24,7 +24,7 @@ func Make(s spec.Spec) (Plan, error) {
 		Lab:       s.Name,
 		Substrate: string(s.Substrate),
 		Domain:    s.Networks.Domain,
-		Networks:  []Network{{Services, services}, {Cluster, cluster}},
+		Networks:  []Network{{Name: Services, Prefix: services}, {Name: Cluster, Prefix: cluster}},
 		EKCA:      planEKCA(s.EKCA),
 		Ready:     Duration(s.Timeouts.Ready),
 	}
@@ -39,6 +39,9 @@ func Make(s spec.Spec) (Plan, error) {
 	b.host(ClusterDNS, Cluster, clusterDNS, clusterDNS)
 	ingress := s.Networks.Cluster.LoadBalancer
 	b.host(Ingress, Cluster, ingress, clusterDNS)
+	if s.Substrate == spec.SubstrateKind {
+		p.Hosts[len(p.Hosts)-1].Interfaces[0].MAC = "" // the address is announced by whichever node MetalLB chose
+	}
 
 	registrar := offset(services, offsetRegistrar)
 	p.Keylime = Keylime{
@@ -55,6 +58,10 @@ func Make(s spec.Spec) (Plan, error) {
 	}
 
 	next := offset(cluster, offsetNodes)
+	if s.Substrate == spec.SubstrateKind {
+		p.Kubernetes = kubernetes(s)
+		next = b.pool(s.Networks.Cluster.KindPool(), p.Kubernetes.ControlPlane, clusterDNS)
+	}
 	for i, n := range effectiveNodes(s) {
 		for b.taken[next] {
 			next = next.Next()
@@ -63,6 +70,10 @@ func Make(s spec.Spec) (Plan, error) {
 			return Plan{}, fmt.Errorf("networks.cluster.cidr: %s has no address left for node %q, number %d", cluster, n.Name, i+1)
 		}
 		b.host(n.Name, Cluster, next, clusterDNS)
+		if p.Kubernetes != nil {
+			b.setPooled()
+			n.KubernetesName = workerName(p.Kubernetes.Cluster, i)
+		}
 		n.Number, n.Address = i+1, next
 		n.Hostname = hostnamePattern(n.Agent.UUID, p.Domain)
 		p.EKCA.Stranger = p.EKCA.Stranger || n.EK.Stranger

@@ -24,12 +24,16 @@ func effectiveNodes(s spec.Spec) []Node {
 				Expired:  n.EK.Expired,
 			},
 			Agent: Agent{
-				Kind: string(n.Agent.Kind), Path: n.Agent.Path, UUID: n.Agent.UUID,
+				Kind: string(n.Agent.Kind), Path: n.Agent.Path, Image: n.Agent.Image, UUID: n.Agent.UUID,
 				AKAlgorithm: string(n.Agent.AKAlgorithm), Port: uint16(n.Agent.Port),
 			},
 		}
 		if !n.EK.NotAfter.IsZero() {
 			node.EK.NotAfter = &n.EK.NotAfter
+		}
+		node.Labels = n.Labels
+		for _, m := range n.Mounts {
+			node.Mounts = append(node.Mounts, Mount(m))
 		}
 		nodes = append(nodes, node)
 	}

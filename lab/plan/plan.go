@@ -48,8 +48,10 @@ type Plan struct {
 	EKCA      EKCA      `json:"ek_ca" yaml:"ek_ca"`
 	Keylime   Keylime   `json:"keylime" yaml:"keylime"`
 	Nodes     []Node    `json:"nodes" yaml:"nodes"`
-	Ready     Duration  `json:"ready_timeout" yaml:"ready_timeout"`
-	Steps     []Step    `json:"steps" yaml:"steps"`
+	// Kubernetes is the cluster of the substrate kind; nil for others.
+	Kubernetes *Kubernetes `json:"kubernetes,omitempty" yaml:"kubernetes,omitempty"`
+	Ready      Duration    `json:"ready_timeout" yaml:"ready_timeout"`
+	Steps      []Step      `json:"steps" yaml:"steps"`
 }
 
 // Duration prints as 2s, not as a number of nanoseconds.
@@ -69,6 +71,22 @@ func (d *Duration) UnmarshalText(text []byte) error {
 type Network struct {
 	Name   string       `json:"name" yaml:"name"`
 	Prefix netip.Prefix `json:"prefix" yaml:"prefix"`
+	// Pool is the part of the network out of which hosts get an address that the plan cannot fix; invalid: every address is planned.
+	Pool netip.Prefix `json:"pool,omitzero" yaml:"pool,omitempty"`
+}
+
+// Kubernetes is the cluster of the substrate kind.
+type Kubernetes struct {
+	Cluster         string       `json:"cluster" yaml:"cluster"` // kind's name for it
+	ControlPlane    string       `json:"control_plane" yaml:"control_plane"`
+	Version         string       `json:"version" yaml:"version"`
+	PodCIDR         netip.Prefix `json:"pod_cidr" yaml:"pod_cidr"`
+	ServiceCIDR     netip.Prefix `json:"service_cidr" yaml:"service_cidr"`
+	AgentNamespace  string       `json:"agent_namespace" yaml:"agent_namespace"`
+	SystemNamespace string       `json:"system_namespace" yaml:"system_namespace"`
+	IngressClass    string       `json:"ingress_class" yaml:"ingress_class"`
+	ImageSource     string       `json:"image_source" yaml:"image_source"`
+	ImageRegistry   string       `json:"image_registry,omitempty" yaml:"image_registry,omitempty"`
 }
 
 // Host is one machine of the lab with its network stack.
@@ -78,6 +96,8 @@ type Host struct {
 	Routes     []Route     `json:"routes,omitempty" yaml:"routes,omitempty"`
 	Forward    bool        `json:"forward,omitempty" yaml:"forward,omitempty"` // IPv4 forwarding: the router alone
 	Resolver   netip.Addr  `json:"resolver" yaml:"resolver,omitempty"`         // in resolv.conf; invalid: none
+	// Pooled says that the first interface's address is a guess: the substrate gives one out of the network's pool.
+	Pooled bool `json:"pooled,omitempty" yaml:"pooled,omitempty"`
 }
 
 // Address is the host's first address.
@@ -158,11 +178,22 @@ type Node struct {
 	Name    string     `json:"name" yaml:"name"`
 	Number  int        `json:"number" yaml:"number"` // from 1
 	Address netip.Addr `json:"address" yaml:"address"`
+	// KubernetesName is the name of the node's Kubernetes object and of its container, for the substrate kind.
+	KubernetesName string            `json:"kubernetes_name,omitempty" yaml:"kubernetes_name,omitempty"`
+	Labels         map[string]string `json:"labels,omitempty" yaml:"labels,omitempty"`
+	Mounts         []Mount           `json:"mounts,omitempty" yaml:"mounts,omitempty"`
 	// Hostname is the agent's contact address; the UUID in it is known once the TPM has its EK, unless it was given.
 	Hostname string `json:"hostname" yaml:"hostname"`
 	TPM      TPM    `json:"tpm" yaml:"tpm"`
 	EK       EK     `json:"ek" yaml:"ek"`
 	Agent    Agent  `json:"agent" yaml:"agent"`
+}
+
+// Mount is a file or folder of the machine that a node sees.
+type Mount struct {
+	HostPath      string `json:"host_path" yaml:"host_path"`
+	ContainerPath string `json:"container_path" yaml:"container_path"`
+	ReadOnly      bool   `json:"read_only,omitempty" yaml:"read_only,omitempty"`
 }
 
 // TPM is one node's TPM.
@@ -188,6 +219,7 @@ type EK struct {
 type Agent struct {
 	Kind        string `json:"kind" yaml:"kind"`
 	Path        string `json:"path,omitempty" yaml:"path,omitempty"`
+	Image       string `json:"image,omitempty" yaml:"image,omitempty"`
 	UUID        string `json:"uuid" yaml:"uuid"`
 	AKAlgorithm string `json:"ak_algorithm" yaml:"ak_algorithm"`
 	Port        uint16 `json:"port" yaml:"port"`

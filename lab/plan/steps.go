@@ -1,5 +1,7 @@
 package plan
 
+import "fmt"
+
 // Names of the steps of `up`. A step for one node is named "<step>/<node>".
 const (
 	StepNetwork   = "network"
@@ -14,6 +16,12 @@ const (
 	StepAgent     = "agent"
 	StepEnrol     = "enrol"
 	StepAttest    = "attest"
+
+	// Of the substrate kind alone.
+	StepImages       = "images"
+	StepCluster      = "cluster"
+	StepLoadBalancer = "load-balancer"
+	StepAgents       = "agents"
 )
 
 // NodeStep is the name of a step for one node.
@@ -21,6 +29,9 @@ func NodeStep(step, node string) string { return step + "/" + node }
 
 // steps lists what `up` does, in an order in which it could be done one by one.
 func steps(p Plan) []Step {
+	if p.Kubernetes != nil {
+		return kindSteps(p)
+	}
 	list := []Step{
 		{StepNetwork, nil, "namespaces, links, addresses, routes, the router's rules"},
 		{StepEKCA, nil, "the fake EK CA and its tpm_cert_store"},
@@ -35,6 +46,40 @@ func steps(p Plan) []Step {
 		list = append(list,
 			Step{NodeStep(StepTPM, n.Name), []string{StepEKCA}, n.TPM.Backend + " TPM with an " + n.TPM.EKAlgorithm + " EK and its certificate"},
 			Step{NodeStep(StepAgent, n.Name), []string{NodeStep(StepTPM, n.Name), StepIngress, StepRegistrar}, n.Agent.Kind + " agent, registered"},
+			Step{NodeStep(StepEnrol, n.Name), []string{NodeStep(StepAgent, n.Name), StepTenant, StepVerifier}, "EK certificate checked and agent handed to the verifier"},
+			Step{NodeStep(StepAttest, n.Name), []string{NodeStep(StepEnrol, n.Name)}, "first successful attestation"},
+		)
+	}
+	return list
+}
+
+// kindSteps are the steps where the nodes are those of a Kubernetes cluster: services and TPMs are made while the cluster starts.
+func kindSteps(p Plan) []Step {
+	k := p.Kubernetes
+	services := func(name string) []string { return []string{name, StepConfig, StepDNS} }
+	list := []Step{
+		{StepImages, nil, "container images, source " + k.ImageSource},
+		{StepEKCA, nil, "the fake EK CA and its tpm_cert_store"},
+		{StepConfig, nil, "mTLS certificates and configuration of the services"},
+		{StepNetwork, []string{StepImages}, "Docker networks, and the router between them"},
+		{StepDNS, []string{StepNetwork}, "DNS servers of both networks"},
+		{StepRegistrar, services(StepNetwork), "Keylime registrar on " + p.Keylime.Registrar.String() + " and " + p.Keylime.RegistrarTLS.String()},
+		{StepVerifier, services(StepNetwork), "Keylime verifier on " + p.Keylime.Verifier.String()},
+		{StepTenant, append(services(StepNetwork), StepEKCA), "Keylime tenant, waiting to enrol"},
+		{StepCluster, []string{StepNetwork}, fmt.Sprintf("kind cluster %s: Kubernetes %s, %d workers", k.Cluster, k.Version, len(p.Nodes))},
+		{StepLoadBalancer, []string{StepCluster}, "MetalLB, with the address " + p.Keylime.Ingress.Addr().String()},
+		{StepIngress, []string{StepLoadBalancer}, "TLS SNI ingress, class " + k.IngressClass + ", on " + p.Keylime.Ingress.String()},
+	}
+	agents := Step{StepAgents, []string{StepCluster}, "agents' DaemonSet, and a Service and an Ingress for each"}
+	for _, n := range p.Nodes {
+		tpm := NodeStep(StepTPM, n.Name)
+		list = append(list, Step{tpm, []string{StepEKCA, StepImages}, "swtpm container with an " + n.TPM.EKAlgorithm + " EK and its certificate"})
+		agents.After = append(agents.After, tpm)
+	}
+	list = append(list, agents)
+	for _, n := range p.Nodes {
+		list = append(list,
+			Step{NodeStep(StepAgent, n.Name), []string{StepAgents, StepIngress, StepRegistrar}, n.Agent.Kind + " agent in a pod, registered"},
 			Step{NodeStep(StepEnrol, n.Name), []string{NodeStep(StepAgent, n.Name), StepTenant, StepVerifier}, "EK certificate checked and agent handed to the verifier"},
 			Step{NodeStep(StepAttest, n.Name), []string{NodeStep(StepEnrol, n.Name)}, "first successful attestation"},
 		)

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // DefaultNodes is the number of nodes in a lab that does not say.
@@ -19,7 +20,12 @@ var (
 	defaultServices = netip.MustParsePrefix("198.18.10.0/24")
 	defaultCluster  = netip.MustParsePrefix("198.18.20.0/24")
 	largeCluster    = netip.MustParsePrefix("198.18.20.0/22")
+	defaultPods     = netip.MustParsePrefix("198.19.0.0/16")
+	defaultKube     = netip.MustParsePrefix("198.18.96.0/20")
 )
+
+// DefaultKubernetes is the version of Kubernetes in a lab that does not say.
+const DefaultKubernetes = "v1.34.3"
 
 // Default returns the lab that a file with nothing but apiVersion and kind describes.
 func Default() Spec {
@@ -36,6 +42,9 @@ func (s *Spec) SetDefaults() {
 	}
 	if s.Kind == "" {
 		s.Kind = Kind
+	}
+	if s.Substrate == SubstrateKind && s.Timeouts.Ready == 0 {
+		s.Timeouts.Ready = Duration(10 * time.Minute)
 	}
 	fillIn(reflect.ValueOf(s).Elem())
 
@@ -66,12 +75,36 @@ func (s *Spec) SetDefaults() {
 	if net.Domain == "" {
 		net.Domain = defaultDomain(s.Name)
 	}
+	s.setKindDefaults()
 	for i := range net.Allow {
 		f := &net.Allow[i]
 		fillIn(reflect.ValueOf(f).Elem())
 		if f.Name == "" {
 			f.Name = fmt.Sprintf("allow-%d", i+1)
 		}
+	}
+}
+
+// setKindDefaults fills in what only a cluster has; where there is none it stays empty.
+func (s *Spec) setKindDefaults() {
+	if s.Substrate != SubstrateKind {
+		return
+	}
+	k := &s.Kubernetes
+	if k.Version == "" {
+		k.Version = DefaultKubernetes
+	}
+	if !k.PodCIDR.IsValid() {
+		k.PodCIDR = defaultPods
+	}
+	if !k.ServiceCIDR.IsValid() {
+		k.ServiceCIDR = defaultKube
+	}
+	if s.Ingress.Class == "" {
+		s.Ingress.Class = IngressKeylab
+	}
+	if s.Images.Source == "" {
+		s.Images.Source = ImagesAuto
 	}
 }
 

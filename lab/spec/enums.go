@@ -82,7 +82,21 @@ type AgentKind string
 const (
 	AgentGo     AgentKind = "go"
 	AgentBinary AgentKind = "binary"
+	AgentImage  AgentKind = "image"
 )
+
+// ImageSource is where container images come from.
+type ImageSource string
+
+// The sources of images.
+const (
+	ImagesAuto     ImageSource = "auto"
+	ImagesRegistry ImageSource = "registry"
+	ImagesLocal    ImageSource = "local"
+)
+
+// IngressKeylab is the class of keylab's own ingress controller.
+const IngressKeylab = "keylab"
 
 // AKAlgorithm is the signing scheme of an attestation key; the hash is SHA-256.
 type AKAlgorithm string

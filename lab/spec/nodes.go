@@ -53,6 +53,9 @@ type EffectiveNode struct {
 	TPM   TPM
 	EK    NodeEK
 	Agent Agent
+	// Labels and Mounts are for the substrate kind.
+	Labels map[string]string
+	Mounts []Mount
 }
 
 // EffectiveNodes returns every node in full, with all defaults. The TPM's seed is the node's own, or else "<the lab's
@@ -64,14 +67,17 @@ func (s Spec) EffectiveNodes() []EffectiveNode {
 	nodes := s.Nodes.All()
 	out := make([]EffectiveNode, len(nodes))
 	for i, n := range nodes {
-		e := EffectiveNode{Name: n.Name, TPM: s.TPM, EK: n.EK, Agent: s.Agent}
+		e := EffectiveNode{Name: n.Name, TPM: s.TPM, EK: n.EK, Agent: s.Agent, Labels: n.Labels, Mounts: n.Mounts}
 		overlay(reflect.ValueOf(&e.TPM).Elem(), reflect.ValueOf(TPM(n.TPM)))
 		overlay(reflect.ValueOf(&e.Agent).Elem(), reflect.ValueOf(Agent(n.Agent)))
 		if n.TPM.Seed == "" && s.TPM.Seed != "" {
 			e.TPM.Seed = s.TPM.Seed + "/" + n.Name
 		}
-		if e.Agent.Kind == AgentGo {
+		if e.Agent.Kind != AgentBinary {
 			e.Agent.Path = "" // the lab's path, for its other nodes
+		}
+		if e.Agent.Kind != AgentImage {
+			e.Agent.Image = ""
 		}
 		fillIn(reflect.ValueOf(&e.EK).Elem())
 		out[i] = e

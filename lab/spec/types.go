@@ -44,6 +44,12 @@ type Spec struct {
 	Keylime Keylime `yaml:"keylime,omitempty"`
 	// The Keylime agents of all nodes.
 	Agent Agent `yaml:"agent,omitempty"`
+	// The Kubernetes cluster; for the substrate `kind` only.
+	Kubernetes Kubernetes `yaml:"kubernetes,omitempty"`
+	// The way from the load balancer's address to the agents; for the substrate `kind` only.
+	Ingress Ingress `yaml:"ingress,omitempty"`
+	// The container images; for the substrate `kind` only.
+	Images Images `yaml:"images,omitempty"`
 	// How long keylab waits.
 	Timeouts Timeouts `yaml:"timeouts,omitempty"`
 }
@@ -65,6 +71,20 @@ type Node struct {
 	EK NodeEK `yaml:"ek,omitempty"`
 	// What is special about this node's agent.
 	Agent NodeAgent `yaml:"agent,omitempty"`
+	// Labels of the node's Kubernetes object; for the substrate `kind` only.
+	Labels map[string]string `yaml:"labels,omitempty"`
+	// Folders of this machine that the node sees; for the substrate `kind` only.
+	Mounts []Mount `yaml:"mounts,omitempty" jsonschema:"maxItems=50"`
+}
+
+// Mount is a file or folder of this machine that a node sees.
+type Mount struct {
+	// Its path on this machine: absolute, or relative to this file.
+	HostPath string `yaml:"hostPath" jsonschema:"required,maxLength=4096"`
+	// Its path on the node.
+	ContainerPath string `yaml:"containerPath" jsonschema:"required,maxLength=4096,pattern=^/"`
+	// The node may not write to it.
+	ReadOnly bool `yaml:"readOnly,omitempty"`
 }
 
 // TPM describes simulated TPMs.
@@ -187,10 +207,13 @@ type Keylime struct {
 
 // Agent describes Keylime agents.
 type Agent struct {
-	// The agent's kind: `go`, the one built into keylab, or `binary`, a program such as rust-keylime's keylime_agent.
-	Kind AgentKind `yaml:"kind,omitempty" jsonschema:"enum=go,enum=binary,default=go"`
+	// The agent's kind: `go`, the one built into keylab; `binary`, a program such as rust-keylime's keylime_agent; or, for the
+	// substrate `kind`, `image`, a container image such as the official agent's.
+	Kind AgentKind `yaml:"kind,omitempty" jsonschema:"enum=go,enum=binary,enum=image,default=go"`
 	// The agent's program, for the kind `binary`: an absolute path, or one relative to this file.
 	Path string `yaml:"path,omitempty" jsonschema:"maxLength=4096"`
+	// The agent's container image, for the kind `image`.
+	Image string `yaml:"image,omitempty" jsonschema:"maxLength=512"`
 	// The agent's UUID: `hash_ek`, the SHA-256 of the EK (as Keylime computes it), `generate`, a random one, or, for one
 	// node, a given UUID.
 	UUID string `yaml:"uuid,omitempty" jsonschema:"default=hash_ek,pattern=^(hash_ek|generate|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$"`
@@ -205,6 +228,32 @@ type NodeAgent Agent
 
 // Timeouts says how long keylab waits.
 type Timeouts struct {
-	// How long `up` waits until every part of the lab answers.
+	// How long `up` waits until every part of the lab answers. For the substrate `kind` it is 10m unless set.
 	Ready Duration `yaml:"ready,omitempty" jsonschema:"minimum=1s,maximum=1d,default=2m"`
+}
+
+// Kubernetes describes the cluster of the substrate kind.
+type Kubernetes struct {
+	// The version of Kubernetes. Left out: v1.34.3.
+	Version string `yaml:"version,omitempty" jsonschema:"maxLength=32,pattern=^v[0-9]+[.][0-9]+[.][0-9]+$"`
+	// The pods' IPv4 addresses, a /16 to /22. Left out: 198.19.0.0/16.
+	PodCIDR netip.Prefix `yaml:"podCIDR"`
+	// The IPv4 addresses of Kubernetes' services, a /16 to /24. Left out: 198.18.96.0/20.
+	ServiceCIDR netip.Prefix `yaml:"serviceCIDR"`
+}
+
+// Ingress describes what brings a TLS connection to the agent whose hostname it names.
+type Ingress struct {
+	// The class of the Ingress objects. `keylab` is keylab's own, HAProxy; with any other, bring the controller yourself: it must pass TLS
+	// through by SNI and answer on the load balancer's address. Left out: keylab.
+	Class string `yaml:"class,omitempty" jsonschema:"maxLength=63,pattern=^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"`
+}
+
+// Images describes where container images come from.
+type Images struct {
+	// Where from: `registry`, the official images; `local`, images that keylab builds from Debian packages, PyPI and Go modules; or `auto`,
+	// the registry where it answers. Left out: auto.
+	Source ImageSource `yaml:"source,omitempty" jsonschema:"enum=auto,enum=registry,enum=local"`
+	// A mirror to take the official images from, such as 127.0.0.1:5000: it stands in place of their registries.
+	Registry string `yaml:"registry,omitempty" jsonschema:"maxLength=255,pattern=^[a-z0-9.:/-]+$"`
 }

@@ -60,6 +60,7 @@ func (s Spec) findings() []finding {
 	c.keylime()
 	c.agents()
 	c.akFollowsEK()
+	c.substrate()
 	if s.Networks.Domain == defaultDomain(s.Name) && slices.ContainsFunc(c.found, func(f finding) bool { return f.path == "name" }) {
 		c.found = slices.DeleteFunc(c.found, func(f finding) bool { return f.path == "networks.domain" }) // an echo of the name
 	}
@@ -252,7 +253,7 @@ func (c *checker) agents() {
 // (rust-keylime 0.2.9, keylime/src/agent_data.rs), so that RSASSA goes with an RSA EK and ECDSA with an ECC one.
 func (c *checker) akFollowsEK() {
 	for i, n := range c.spec.EffectiveNodes() {
-		if n.Agent.Kind != AgentBinary || (n.TPM.EKAlgorithm == EKECCP256) == (n.Agent.AKAlgorithm == AKECDSA) {
+		if n.Agent.Kind == AgentGo || (n.TPM.EKAlgorithm == EKECCP256) == (n.Agent.AKAlgorithm == AKECDSA) {
 			continue
 		}
 		path, want := "agent.akAlgorithm", AKRSASSA
@@ -262,7 +263,7 @@ func (c *checker) akFollowsEK() {
 		if c.spec.Nodes.List != nil {
 			path = fmt.Sprintf("nodes[%d].%s", i, path)
 		}
-		c.add(path, fmt.Sprintf("%s does not go with the EK algorithm %s: the agent kind binary makes an AK of the EK's kind of key; use %s", quote(string(n.Agent.AKAlgorithm)), n.TPM.EKAlgorithm, want), string(want))
+		c.add(path, fmt.Sprintf("%s does not go with the EK algorithm %s: the agent kind %s makes an AK of the EK's kind of key; use %s", quote(string(n.Agent.AKAlgorithm)), n.TPM.EKAlgorithm, n.Agent.Kind, want), string(want))
 		if c.spec.Nodes.List == nil {
 			return // the nodes are all alike
 		}

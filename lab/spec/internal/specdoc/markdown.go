@@ -34,9 +34,10 @@ lab.yaml:7:12: nodes[1].tpm.ekAlgorithm: "rsa4096" is not one of rsa2048, ecc-p2
 
 // sections are the parts of the reference, in order: the path, and the definition's name in the schema.
 var sections = []struct{ path, def string }{
-	{"", ""}, {"nodes[]", "Node"}, {"nodes[].tpm", "NodeTPM"}, {"nodes[].ek", "NodeEK"}, {"nodes[].agent", "NodeAgent"},
+	{"", ""}, {"nodes[]", "Node"}, {"nodes[].tpm", "NodeTPM"}, {"nodes[].ek", "NodeEK"}, {"nodes[].agent", "NodeAgent"}, {"nodes[].mounts[]", "Mount"},
 	{"tpm", "TPM"}, {"ekCA", "EKCA"}, {"networks", "Networks"}, {"networks.services", "Network"}, {"networks.cluster", "ClusterNetwork"},
-	{"networks.allow[]", "Flow"}, {"keylime", "Keylime"}, {"agent", "Agent"}, {"timeouts", "Timeouts"},
+	{"networks.allow[]", "Flow"}, {"keylime", "Keylime"}, {"agent", "Agent"}, {"kubernetes", "Kubernetes"},
+	{"ingress", "Ingress"}, {"images", "Images"}, {"timeouts", "Timeouts"},
 }
 
 // markdown returns the reference.
@@ -94,7 +95,9 @@ func fallback(p *jsonschema.Schema, required bool) string {
 // anchors are the headings of the definitions that a property can refer to.
 var anchors = map[string]string{
 	"TPM": "tpm", "EKCA": "ekca", "Networks": "networks", "Keylime": "keylime", "Agent": "agent", "Timeouts": "timeouts",
+	"Kubernetes": "kubernetes", "Ingress": "ingress", "Images": "images",
 	"NodeTPM": "nodestpm", "NodeEK": "nodesek", "NodeAgent": "nodesagent", "Network": "networksservices", "ClusterNetwork": "networkscluster",
+	"Flow": "networksallow", "Mount": "nodesmounts",
 }
 
 // value says what may stand in a field.
@@ -116,7 +119,11 @@ func value(p *jsonschema.Schema) string {
 	case p.Type == "boolean":
 		return "`true`, `false`"
 	case p.Type == "array":
-		return "[list](#networksallow)"
+		name := ""
+		if p.Items != nil {
+			name = p.Items.Ref[strings.LastIndexByte(p.Items.Ref, '/')+1:]
+		}
+		return fmt.Sprintf("[list](#%s)", anchors[name])
 	case p.Type == "object":
 		return "mapping"
 	case strings.Contains(p.Pattern, "(ns|us|"):

@@ -1,0 +1,73 @@
+package fleet
+
+import (
+	"crypto/x509"
+	"fmt"
+
+	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/verify"
+)
+
+// The states of a node.
+const (
+	StateStarting   = "starting"
+	StateRegistered = "registered"
+	StateEnrolled   = "enrolled"
+	StateAttested   = "attested"
+	StateRefused    = "refused"
+	StateFailed     = "failed"
+	StateTPMDead    = "tpm dead"
+	StateAgentDead  = "agent dead"
+	StateUnknown    = "unknown"
+)
+
+// Fault says what of a node is dead.
+type Fault struct{ State, Detail string }
+
+// NodeFacts is what a substrate knows of a node, for its status.
+type NodeFacts struct {
+	control.Node         // name, UUID, hostname, address
+	EKCertificate []byte // DER; empty: unknown, or there is none
+	Fault         *Fault // nil: TPM and agent are well
+	AgentStarted  bool   // it has been started and has registered
+	Enrolled      verify.Enrolment
+}
+
+// Status is the node's state by what the lab knows and what the verifier says of its agents, if it answered.
+func (f NodeFacts) Status(attested map[string]keylime.VerifierAgent, attestedErr error) control.Node {
+	c := f.Node
+	c.State = StateStarting
+	if len(f.EKCertificate) > 0 {
+		if cert, err := x509.ParseCertificate(f.EKCertificate); err == nil {
+			c.EKSerial = fmt.Sprintf("%X", cert.SerialNumber)
+		}
+	}
+	v, known := attested[c.UUID]
+	if known {
+		c.AttestationCount = v.AttestationCount
+		if !v.LastSuccessfulAttestation.IsZero() {
+			c.LastSuccess = &v.LastSuccessfulAttestation
+		}
+	}
+	switch {
+	case f.Fault != nil:
+		c.State, c.Detail = f.Fault.State, f.Fault.Detail
+	case f.Enrolled.Done && !f.Enrolled.OK:
+		c.State, c.Detail = StateRefused, f.Enrolled.Message
+	case !f.AgentStarted:
+	case !f.Enrolled.Done:
+		c.State = StateRegistered
+	case attestedErr != nil:
+		c.State, c.Detail = StateUnknown, attestedErr.Error()
+	case !known:
+		c.State, c.Detail = StateUnknown, "the verifier does not know this agent"
+	case v.OperationalState.Stopped():
+		c.State, c.Detail = StateFailed, fmt.Sprintf("verifier: %s, last event %q", v.OperationalState, v.LastEventID)
+	case v.AttestationCount == 0:
+		c.State = StateEnrolled
+	default:
+		c.State = StateAttested
+	}
+	return c
+}
