@@ -3,6 +3,7 @@
 LAB       ?= e2e
 NODES     ?= 3
 SUBSTRATE ?= netns
+UPFLAGS   ?=
 FUZZTIME  ?= 10s
 PREFIX    ?= /usr/local
 
@@ -22,8 +23,12 @@ export GOFLAGS := -buildvcs=false $(GOFLAGS)
 KEYLAB  := bin/keylab
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
 
+# What the substrate kind needs besides.
+SETUP  := $(if $(filter kind,$(SUBSTRATE)),kind,lab)
+DOCKER := $(if $(filter kind,$(SUBSTRATE)),dockerd)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-simulator install e2e run verify docker kind clean realclean test lint docs bench fuzz race
+.PHONY: help setup build build-simulator install e2e run verify docker dockerd kind clean realclean test lint docs bench fuzz race
 
 help: ## print this list
 	@echo "make e2e    sets the machine up, builds keylab, brings up a lab of $(NODES) nodes and proves it"
@@ -31,7 +36,7 @@ help: ## print this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "Variables: NODES=$(NODES) LAB=$(LAB) SUBSTRATE=$(SUBSTRATE) FUZZTIME=$(FUZZTIME) PREFIX=$(PREFIX)"
+	@echo "Variables: NODES=$(NODES) LAB=$(LAB) SUBSTRATE=$(SUBSTRATE) UPFLAGS=$(UPFLAGS) FUZZTIME=$(FUZZTIME) PREFIX=$(PREFIX)"
 
 setup: ## check what this machine lacks, and install it from Debian (root or sudo only)
 	@scripts/setup.sh test
@@ -47,31 +52,34 @@ build-simulator: ## build bin/keylab-simulator, which has a TPM simulator built 
 install: build ## copy bin/keylab to $(PREFIX)/bin
 	install -D -m 0755 $(KEYLAB) $(DESTDIR)$(PREFIX)/bin/keylab
 
-ifeq ($(SUBSTRATE),netns)
-e2e: ## set up, build, bring up a new lab of NODES nodes and prove it; the lab stays up
-	@scripts/setup.sh lab
-	@$(MAKE) --no-print-directory build
+e2e: ## set up, build, bring up a new lab of NODES nodes on SUBSTRATE and prove it; the lab stays up
+	@scripts/setup.sh $(SETUP)
+	@$(MAKE) --no-print-directory build $(DOCKER)
 	@said=$$($(KEYLAB) wipe $(LAB) 2>&1) || { echo "$$said" >&2; exit 1; }
-	$(KEYLAB) up --lab $(LAB) --nodes $(NODES)
+	$(KEYLAB) up --lab $(LAB) --nodes $(NODES) --substrate $(SUBSTRATE) $(UPFLAGS)
 	$(KEYLAB) verify $(LAB)
 	@echo "The lab runs: $(KEYLAB) status $(LAB). \`make clean\` ends it and deletes it."
-else
-e2e:
-	@echo "make e2e: the substrate $(SUBSTRATE) is not part of this version of keylab; SUBSTRATE=netns is." >&2; exit 1
-endif
 
-run: build ## build, and bring up lab LAB of NODES nodes
-	$(KEYLAB) up --lab $(LAB) --nodes $(NODES)
+run: build $(DOCKER) ## build, and bring up lab LAB of NODES nodes on SUBSTRATE
+	$(KEYLAB) up --lab $(LAB) --nodes $(NODES) --substrate $(SUBSTRATE) $(UPFLAGS)
+
+kind: ## run, on Kubernetes in Docker
+	@$(MAKE) --no-print-directory run SUBSTRATE=kind
 
 verify: ## prove what lab LAB claims
 	@test -x $(KEYLAB) || { echo "make verify: $(KEYLAB) is not built; 'make run' or 'make e2e' first." >&2; exit 1; }
 	$(KEYLAB) verify $(LAB)
 
-docker kind: ## container images and the Kubernetes lab: not there yet
-	@echo "make $@: this comes with the kind substrate, which is not part of this version of keylab." >&2; exit 1
+docker: build dockerd ## build the container images, or find them in the cache
+	$(KEYLAB) images build
+
+dockerd:
+	@scripts/setup.sh kind
+	@scripts/dockerd.sh start
 
 test: ## set up, lint, and run all tests
 	@scripts/setup.sh test
+	@scripts/dockerd.sh try
 	@$(MAKE) --no-print-directory lint
 	@scripts/gotest.sh ./...
 
@@ -104,5 +112,5 @@ fuzz: ## run every fuzz target for FUZZTIME
 clean: ## end and delete lab LAB, what a broken-off `make test` left, and everything built
 	@scripts/clean.sh $(LAB)
 
-realclean: clean ## clean, and delete the cached Keylime too
+realclean: clean ## clean, and delete the cached Keylime and images too
 	@scripts/clean.sh --cache

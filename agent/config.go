@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -77,6 +78,10 @@ type Config struct {
 	// Hostnames are the DNS names and IP addresses in the server certificate,
 	// besides the loopback names. Default: ContactAddress.
 	Hostnames []string
+
+	// ServerCertificate is served and registered as it is, its Leaf included. Default:
+	// one of the agent's own making, kept in StateDir.
+	ServerCertificate *tls.Certificate
 
 	// Registrar is host:port of the registrar's plain HTTP listener (8890).
 	Registrar string

@@ -47,6 +47,9 @@ func payloadKey(cfg *Config, dir stateDir) (*rsa.PrivateKey, error) {
 // a new one. Keylime's verifier pins exactly the certificate that was registered,
 // so a changed one needs a new registration and a new "tenant add".
 func serverCertificate(cfg *Config, dir stateDir, uuid string, now time.Time) (*tls.Certificate, error) {
+	if cfg.ServerCertificate != nil {
+		return cfg.ServerCertificate, nil
+	}
 	key, err := dir.readKey(fileServerKey)
 	if err != nil {
 		return nil, err

@@ -111,9 +111,9 @@ func (c *Configured) command(service string, args ...string) Command {
 		// Keylime's TLS contexts take in the system's certificate authorities, and its HTTP library those of Mozilla for each connection: tens of
 		// milliseconds each time, and it would trust them all. These variables, read by OpenSSL and by requests, leave the lab's own authority.
 		"SSL_CERT_FILE=" + c.PKI.CACertFile(),
-		"SSL_CERT_DIR=" + c.runDir(),
+		"SSL_CERT_DIR=" + c.RunDir(),
 		"REQUESTS_CA_BUNDLE=" + c.PKI.CACertFile(),
-		"XDG_RUNTIME_DIR=" + c.runDir(), // for the socket between a service's processes, where /run/keylime cannot be used
+		"XDG_RUNTIME_DIR=" + c.RunDir(), // for the socket between a service's processes, where /run/keylime cannot be used
 		"PYTHONUNBUFFERED=1",
 		"PYTHONNOUSERSITE=1",
 		"PYTHONDONTWRITEBYTECODE=1", // the installation is compiled already, and shared
@@ -124,7 +124,8 @@ func (c *Configured) command(service string, args ...string) Command {
 	return Command{Name: service, Argv: append([]string{c.Installation.Python}, args...), Env: env, Dir: dir}
 }
 
-func (c *Configured) runDir() string { return filepath.Join(c.Dir, "run") }
+// RunDir is the folder for the socket between the processes of a service; it holds nothing else.
+func (c *Configured) RunDir() string { return filepath.Join(c.Dir, "run") }
 
 // waitHTTP asks for /version until any HTTP answer comes: 200 from most, 410 from a verifier in push mode.
 func waitHTTP(ctx context.Context, what, base string, client *http.Client) error {

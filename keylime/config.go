@@ -247,7 +247,7 @@ func WriteConfig(ctx context.Context, cfg Config) (*Configured, error) {
 		return nil, err
 	}
 	cfg = c.Config
-	dirs := []string{cfg.Dir, c.ConfDir, c.runDir()}
+	dirs := []string{cfg.Dir, c.ConfDir, c.RunDir()}
 	for _, service := range workers {
 		dirs = append(dirs, c.workDirs[service])
 	}

@@ -69,7 +69,7 @@ func StartEnroller(ctx context.Context, c *Configured, opts EnrollerOptions) (*E
 	if opts.Start == nil {
 		opts.Start = (*exec.Cmd).Start
 	}
-	script := filepath.Join(c.workDirs["tenant"], "enroll.py")
+	script := filepath.Join(c.Dir, "enroll.py")
 	if err := atomicfile.Write(script, enrollScript, 0o600); err != nil {
 		return nil, fmt.Errorf("enroller: %w", err)
 	}

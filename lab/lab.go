@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/kind/roles"
 	"keylab.dev/keylab/lab/netns"
 	"keylab.dev/keylab/lab/netns/sandbox"
 	"keylab.dev/keylab/lab/spec"
@@ -43,6 +44,9 @@ var initialised bool
 // arguments of its own, and Init is where such a call is answered. It then does not return.
 func Init() {
 	tpmsim.MaybeRunChild()
+	if status, handled := roles.Main(os.Args); handled {
+		exit(status)
+	}
 	if status, handled := sandbox.Main(os.Args, netns.Roles()); handled {
 		exit(status)
 	}
@@ -54,8 +58,18 @@ var exit = os.Exit
 
 // Lab is one lab by name, running or not.
 type Lab struct {
-	dir    state.Dir
-	client *control.Client
+	dir      state.Dir
+	client   *control.Client // of a lab that has a supervisor
+	terminal bool
+}
+
+// running is a lab that can be asked: by its supervisor's socket, or, where a lab needs no process of its own, by opening it again.
+type running interface {
+	Status(ctx context.Context) (Status, error)
+	Verify(ctx context.Context) (report.Result, error)
+	Network(ctx context.Context) (control.Network, error)
+	Fault(ctx context.Context, f control.Fault) (string, error)
+	Tenant(ctx context.Context) (control.Command, error)
 }
 
 // Open names a lab. It need not exist.
@@ -69,17 +83,21 @@ func Open(name string) (*Lab, error) {
 
 func at(dir state.Dir) *Lab { return &Lab{dir: dir, client: control.NewClient(dir.Key())} }
 
-// List is every lab of this user, with its status; one that does not run has the state "stopped".
+// List is every lab of this user, with its status; one that does not run has the state "stopped". Labs of which only Docker has something
+// left are in it too.
 func List(ctx context.Context) ([]Status, error) {
 	dirs, err := state.List()
 	if err != nil {
 		return nil, err
 	}
 	var list []Status
+	seen := map[string]bool{}
 	for _, d := range dirs {
+		seen[d.Lab] = true
 		s, err := at(d).Status(ctx)
 		if errors.Is(err, ErrNotRunning) {
 			if !d.Made() {
+				seen[d.Lab] = false
 				continue // the logs of a first `up` that failed are no lab
 			}
 			s, err = at(d).Stopped(), nil
@@ -89,7 +107,7 @@ func List(ctx context.Context) ([]Status, error) {
 		}
 		list = append(list, s)
 	}
-	return list, nil
+	return append(list, remains(ctx, seen)...), nil
 }
 
 // Name is the lab's name.
@@ -101,8 +119,24 @@ func (l *Lab) Dir() state.Dir { return l.dir }
 // Exists tells whether the lab runs or has a folder.
 func (l *Lab) Exists(ctx context.Context) bool { return l.dir.Exists() || l.client.Running(ctx) }
 
+// open is the lab as it can be asked. The caller calls done.
+func (l *Lab) open() (r running, done func(), err error) {
+	k, err := l.kind()
+	if err != nil || k == nil {
+		return l.client, func() {}, err
+	}
+	return k, func() { k.Close() }, nil
+}
+
 // Status asks the lab how it is. ErrNotRunning when it does not run.
-func (l *Lab) Status(ctx context.Context) (Status, error) { return l.client.Status(ctx) }
+func (l *Lab) Status(ctx context.Context) (Status, error) {
+	r, done, err := l.open()
+	if err != nil {
+		return Status{}, err
+	}
+	defer done()
+	return r.Status(ctx)
+}
 
 // Stopped is the status of a lab that does not run.
 func (l *Lab) Stopped() Status {
@@ -110,14 +144,33 @@ func (l *Lab) Stopped() Status {
 }
 
 // Verify has the lab prove its claims (package verify).
-func (l *Lab) Verify(ctx context.Context) (report.Result, error) { return l.client.Verify(ctx) }
+func (l *Lab) Verify(ctx context.Context) (report.Result, error) {
+	r, done, err := l.open()
+	if err != nil {
+		return report.Result{}, err
+	}
+	defer done()
+	return r.Verify(ctx)
+}
 
 // Network asks for hosts, routes, the router's rules and all counters.
-func (l *Lab) Network(ctx context.Context) (control.Network, error) { return l.client.Network(ctx) }
+func (l *Lab) Network(ctx context.Context) (control.Network, error) {
+	r, done, err := l.open()
+	if err != nil {
+		return control.Network{}, err
+	}
+	defer done()
+	return r.Network(ctx)
+}
 
 // Fault breaks or mends one thing on purpose, and says what was done.
 func (l *Lab) Fault(ctx context.Context, f control.Fault) (string, error) {
-	return l.client.Fault(ctx, f)
+	r, done, err := l.open()
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	return r.Fault(ctx, f)
 }
 
 // downTimeout is how long an orderly end may take before the lab is ended by force.
@@ -128,7 +181,7 @@ const downTimeout = 30 * time.Second
 func (l *Lab) Down(ctx context.Context) (wasRunning bool, err error) {
 	pid, err := l.client.PID(ctx)
 	if errors.Is(err, ErrNotRunning) {
-		return false, nil
+		return l.dockerDown(ctx, false)
 	}
 	if err != nil {
 		return false, err
@@ -163,18 +216,32 @@ func (l *Lab) Wipe(ctx context.Context) (existed bool, err error) {
 	if _, err := l.Down(ctx); err != nil {
 		return true, err
 	}
+	left, err := l.dockerDown(ctx, true)
+	if err != nil {
+		return true, err
+	}
 	socket, err := control.Reserve(l.dir.Key())
 	if err != nil {
 		return true, err
 	}
 	defer socket.Close()
-	existed = l.dir.Exists()
+	existed = l.dir.Exists() || left
 	return existed, l.dir.Remove()
 }
+
+// SetTerminal says that the commands made from now on have a terminal as their standard input and output.
+func (l *Lab) SetTerminal(is bool) { l.terminal = is }
 
 // Command makes a command that runs argv on one of the lab's hosts: in its network namespace, with its resolv.conf and
 // host name, and with the node's TPM in TPM2TOOLS_TCTI and TCTI. The caller sets standard input, output and error.
 func (l *Lab) Command(ctx context.Context, host string, argv ...string) (*exec.Cmd, error) {
+	if k, err := l.kind(); err != nil || k != nil {
+		if err != nil {
+			return nil, err
+		}
+		defer k.Close()
+		return k.Command(ctx, host, l.terminal, argv...)
+	}
 	pid, err := l.client.PID(ctx)
 	if err != nil {
 		return nil, err
@@ -187,8 +254,31 @@ func (l *Lab) Command(ctx context.Context, host string, argv ...string) (*exec.C
 	return cmd, nil
 }
 
+// TPMCommand makes a command that runs a TPM tool against a node's TPM: on the node, with this machine's tools, or where the TPM is in a
+// container, in that, with the tools of its image.
+func (l *Lab) TPMCommand(ctx context.Context, node string, argv ...string) (*exec.Cmd, error) {
+	if k, err := l.kind(); err != nil || k != nil {
+		if err != nil {
+			return nil, err
+		}
+		defer k.Close()
+		return k.TPMCommand(ctx, node, l.terminal, argv...)
+	}
+	if _, err := exec.LookPath(argv[0]); err != nil {
+		return nil, fmt.Errorf("%w: tpm2-tools come with `apt-get install tpm2-tools`", err)
+	}
+	return l.Command(ctx, node, argv...)
+}
+
 // TenantCommand makes a command that runs Keylime's own keylime_tenant in the lab with these arguments.
 func (l *Lab) TenantCommand(ctx context.Context, args ...string) (*exec.Cmd, error) {
+	if k, err := l.kind(); err != nil || k != nil {
+		if err != nil {
+			return nil, err
+		}
+		defer k.Close()
+		return k.TenantCommand(ctx, l.terminal, args...)
+	}
 	tenant, err := l.client.Tenant(ctx)
 	if err != nil {
 		return nil, err

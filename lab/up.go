@@ -11,6 +11,7 @@ import (
 	"keylab.dev/keylab/internal/atomicfile"
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/kind"
 	"keylab.dev/keylab/lab/netns"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
@@ -23,6 +24,8 @@ import (
 type UpOptions struct {
 	// Retain leaves a lab that failed to start as it is, for a look at it.
 	Retain bool
+	// Force tries what is likely to fail: more nodes than there is memory for.
+	Force bool
 	// OnEvent receives the progress, one event after the other; nil: nobody does.
 	OnEvent func(Event)
 }
@@ -76,16 +79,25 @@ func Up(ctx context.Context, s Spec, o UpOptions) (*Lab, error) {
 	if err := checkIdentity(dir, p); err != nil {
 		return nil, err
 	}
+	if p.Kubernetes != nil {
+		if err := kind.Preflight(ctx, dir, p, o.Force); err != nil {
+			return nil, err
+		}
+	}
 	if err := install(ctx, p, cache, o.OnEvent); err != nil {
 		return nil, err
 	}
 	first := !dir.Made()
 	l := at(dir)
 	err = prepare(dir, s, p)
-	if err == nil {
+	switch {
+	case err != nil:
+	case p.Kubernetes != nil:
+		err = upKind(ctx, dir, p, cache, o, first)
+	default:
 		err = l.start(ctx, netns.Handoff{Dir: dir, Cache: cache, Retain: o.Retain, First: first}, socket, o.OnEvent)
 	}
-	if err != nil && first && !l.client.Running(context.WithoutCancel(ctx)) {
+	if err != nil && first && p.Kubernetes == nil && !l.client.Running(context.WithoutCancel(ctx)) {
 		// The supervisor does the same, which may outlive this process; but it may not have come that far.
 		err = errors.Join(err, dir.Forget())
 	}
@@ -115,12 +127,9 @@ func whyNoNamespaces(ctx context.Context, err error) error {
 
 // supported refuses, before anything is touched, what this program or this machine cannot do.
 func supported(p plan.Plan) error {
-	if p.Substrate != string(spec.SubstrateNetns) {
-		return fmt.Errorf("substrate %q is not part of this version of keylab: use %q", p.Substrate, spec.SubstrateNetns)
-	}
 	checked := map[string]bool{}
 	for _, n := range p.Nodes {
-		if !checked[n.TPM.Backend] {
+		if p.Kubernetes == nil && !checked[n.TPM.Backend] {
 			checked[n.TPM.Backend] = true
 			if _, err := tpmsim.Select(n.TPM.Backend); err != nil {
 				return fmt.Errorf("the TPM of %s: %w", n.Name, err)

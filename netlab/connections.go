@@ -2,8 +2,10 @@ package netlab
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 )
 
 // ConnCounter counts new TCP connections to one port of a host, in the host's
@@ -18,9 +20,19 @@ type ConnCounter struct {
 // without ACK) that arrive in the namespace for the port, from 0. Connections
 // that nobody accepts, and repeated SYNs, count too.
 func CountConnections(ns *Namespace, port uint16) (*ConnCounter, error) {
+	return countConnections(ns, port, fmt.Sprintf("keylab-tcp-%d", port), nftables.ChainHookInput, nil)
+}
+
+// CountForwarded is CountConnections for those which the namespace forwards
+// to a prefix behind it, as a node does to its pods.
+func CountForwarded(ns *Namespace, to netip.Prefix, port uint16) (*ConnCounter, error) {
+	return countConnections(ns, port, fmt.Sprintf("keylab-forwarded-%d", port), nftables.ChainHookForward, destinationIn(to.Masked()))
+}
+
+func countConnections(ns *Namespace, port uint16, table string, hook *nftables.ChainHook, to []expr.Any) (*ConnCounter, error) {
 	c := &ConnCounter{
 		ns:    ns,
-		table: &nftables.Table{Name: fmt.Sprintf("keylab-tcp-%d", port), Family: nftables.TableFamilyINet},
+		table: &nftables.Table{Name: table, Family: nftables.TableFamilyINet},
 		port:  port,
 	}
 	err := nftBatch(ns, func(conn *nftables.Conn) {
@@ -28,9 +40,9 @@ func CountConnections(ns *Namespace, port uint16) (*ConnCounter, error) {
 		conn.DelTable(c.table)
 		conn.AddTable(c.table)
 		chain := conn.AddChain(&nftables.Chain{Name: chainInput, Table: c.table, Type: nftables.ChainTypeFilter,
-			Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
+			Hooknum: hook, Priority: nftables.ChainPriorityFilter})
 		conn.AddObj(&nftables.CounterObj{Table: c.table, Name: c.counter()})
-		exprs := append(protocol(6), destinationPort(port)...)
+		exprs := append(append(to, protocol(6)...), destinationPort(port)...)
 		exprs = append(exprs, tcpSYN()...)
 		conn.AddRule(&nftables.Rule{Table: c.table, Chain: chain, Exprs: append(exprs, count(c.counter())...)})
 	})

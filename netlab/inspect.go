@@ -83,9 +83,33 @@ func (l *Lab) Inspect() (Inspection, error) {
 
 func (h *labHost) inspect() (HostState, error) {
 	state := HostState{Name: h.spec.Name, Namespace: h.ns.Path()}
-	links, err := h.h.LinkList()
+	err := inspect(h.h, &state)
+	for i := range state.Links {
+		for _, f := range h.spec.Interfaces {
+			if f.Name == state.Links[i].Name {
+				state.Links[i].Network = f.Network
+			}
+		}
+	}
+	return state, err
+}
+
+// InspectNamespace asks the kernel for the links, addresses and routes of one
+// namespace, whoever made it.
+func InspectNamespace(ns *Namespace) (HostState, error) {
+	state := HostState{Name: ns.Name(), Namespace: ns.Path()}
+	h, err := ns.handle()
 	if err != nil {
-		return state, fmt.Errorf("list its links: %w", err)
+		return state, err
+	}
+	defer h.Close()
+	return state, inspect(h, &state)
+}
+
+func inspect(h *netlink.Handle, state *HostState) error {
+	links, err := h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list its links: %w", err)
 	}
 	names := map[int]string{}
 	for _, link := range links {
@@ -94,18 +118,13 @@ func (h *labHost) inspect() (HostState, error) {
 		if attrs.Name == "lo" {
 			continue
 		}
-		addrs, err := h.h.AddrList(link, unix.AF_INET)
+		addrs, err := h.AddrList(link, unix.AF_INET)
 		if err != nil {
-			return state, fmt.Errorf("list the addresses of %s: %w", attrs.Name, err)
+			return fmt.Errorf("list the addresses of %s: %w", attrs.Name, err)
 		}
 		s := LinkState{
 			Name: attrs.Name, MTU: attrs.MTU, MAC: attrs.HardwareAddr.String(),
 			Up: attrs.OperState == netlink.OperUp,
-		}
-		for _, f := range h.spec.Interfaces {
-			if f.Name == attrs.Name {
-				s.Network = f.Network
-			}
 		}
 		for _, a := range addrs {
 			if p, ok := netipPrefix(a.IPNet.IP, a.IPNet.Mask); ok {
@@ -117,9 +136,9 @@ func (h *labHost) inspect() (HostState, error) {
 		}
 		state.Links = append(state.Links, s)
 	}
-	routes, err := h.h.RouteList(nil, unix.AF_INET)
+	routes, err := h.RouteList(nil, unix.AF_INET)
 	if err != nil {
-		return state, fmt.Errorf("list its routes: %w", err)
+		return fmt.Errorf("list its routes: %w", err)
 	}
 	for _, r := range routes {
 		s := RouteState{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Link: names[r.LinkIndex]}
@@ -131,7 +150,7 @@ func (h *labHost) inspect() (HostState, error) {
 		}
 		state.Routes = append(state.Routes, s)
 	}
-	return state, nil
+	return nil
 }
 
 func netipPrefix(ip, mask []byte) (netip.Prefix, bool) {

@@ -2,14 +2,15 @@
 # Takes away what make has made.
 #
 #   scripts/clean.sh LAB       end and delete that lab, what tests left behind, and everything built
-#   scripts/clean.sh --cache   delete the cached Keylime installations
+#   scripts/clean.sh --cache   delete the cached Keylime installations and container images
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/go/bin
 
 if [[ ${1:-} == --cache ]]; then
   cache=${KEYLAB_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/keylab}
-  rm -rf "$cache/keylime"
+  scripts/dockerd.sh wipe
+  rm -rf "$cache/keylime" "$cache/images" "$cache/program"
   rmdir "$cache" 2>/dev/null || true
   exit
 fi

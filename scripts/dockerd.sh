@@ -3,6 +3,7 @@
 # Where one answers already, it is used as it is.
 #
 #   scripts/dockerd.sh start    installs Docker where it is missing (root or sudo), and starts a daemon if none answers
+#   scripts/dockerd.sh try      start, where this user may; what cannot be tested without Docker says so itself
 #   scripts/dockerd.sh stop     ends the daemon that start started, if any; images stay in the cache
 #   scripts/dockerd.sh wipe     ends it and deletes its images
 set -euo pipefail
@@ -36,7 +37,7 @@ start() {
     echo 8192 >"$instances"
   fi
   mkdir -p "$cache" "$root" "$run"
-  CGO_ENABLED=0 go build -o "$cache/runc-caps" ./scripts/runc-caps
+  CGO_ENABLED=0 go build -o "$cache/runc-caps" ./internal/tools/runc-caps
   # Its own bridge is off and all its networks are in the range set apart for labs (RFC 2544).
   cat >"$cache/daemon.json" <<EOF
 {
@@ -74,13 +75,14 @@ stop() {
 
 case ${1:-} in
   start) start ;;
+  try) (start) || echo "dockerd: no Docker: the tests of the substrate kind will not run." >&2 ;;
   stop) stop ;;
   wipe)
     stop
     rm -rf "$cache"
     ;;
   *)
-    echo "usage: scripts/dockerd.sh start|stop|wipe" >&2
+    echo "usage: scripts/dockerd.sh start|try|stop|wipe" >&2
     exit 2
     ;;
 esac

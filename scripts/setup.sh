@@ -4,6 +4,7 @@
 #
 #   scripts/setup.sh go      to build
 #   scripts/setup.sh lab     to build and run labs
+#   scripts/setup.sh kind    to run labs on Kubernetes in Docker too, and to build their images
 #   scripts/setup.sh test    to lint and test too
 #   scripts/setup.sh bench   to compare with Debian's own TPM tools too
 set -euo pipefail
@@ -23,6 +24,10 @@ has() { command -v "$1"; }
 has_module() { "$python" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "$@"; }
 has_header() { echo "#include <$1>" | gcc -E -; }
 
+has_library() { ldconfig -p | grep -F "$1"; }
+# The command, and a daemon: one that can be started, or one that answers already.
+docker_there() { has docker && { has dockerd || docker version; }; }
+
 look() {
   missing=()
   [[ $level == go ]] && return
@@ -38,6 +43,12 @@ look() {
   need tpm2-tools has tpm2_pcrread
   need util-linux has nsenter
   [[ $level == lab ]] && return
+  need docker.io docker_there
+  need mmdebstrap has mmdebstrap
+  [[ $level == kind ]] && return
+  need docker-registry has docker-registry
+  need haproxy has haproxy
+  need libtss2-tcti-cmd0 has_library libtss2-tcti-cmd.so.0
   need gcc has gcc
   need libc6-dev has_header stdlib.h
   need libssl-dev has_header openssl/evp.h
@@ -113,9 +124,9 @@ check_python() {
 
 level=${1:-test}
 case $level in
-  go | lab | test | bench) ;;
+  go | lab | kind | test | bench) ;;
   *)
-    echo "usage: scripts/setup.sh go|lab|test|bench" >&2
+    echo "usage: scripts/setup.sh go|lab|kind|test|bench" >&2
     exit 2
     ;;
 esac

@@ -153,6 +153,27 @@ func (t *TPM) identity(ctx context.Context, p *ekProfile) (id *Identity, err err
 	}
 	c := t.Client()
 	defer func() { err = errors.Join(err, c.Close()) }()
+	return readIdentity(c, p)
+}
+
+// ReadIdentity is [TPM.Identity] of any TPM, by a connection to it.
+func ReadIdentity(c transport.TPM) (*Identity, error) {
+	var errs []error
+	for _, a := range Algorithms() {
+		p, err := profileOf(a)
+		if err != nil {
+			return nil, err
+		}
+		id, err := readIdentity(c, p)
+		if err == nil {
+			return id, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, fmt.Errorf("tpmsim: identity of a TPM: %w", errors.Join(errs...))
+}
+
+func readIdentity(c transport.TPM, p *ekProfile) (id *Identity, err error) {
 	public, err := readEK(c, p)
 	if isMissing(err) {
 		return nil, fmt.Errorf("%w: no %s EK: %w", ErrNotManufactured, p.algorithm, err)

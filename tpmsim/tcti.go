@@ -59,6 +59,29 @@ func (t *TPM) ServeTCTI(ctx context.Context, data, ctrl net.Listener) error {
 	return errors.Join(err, c.Close())
 }
 
+// ServeClients serves the TPM as raw commands on a stream: every connection is a client of its own (see [TPM.Client]), whose handles
+// are flushed when it ends. It returns nil when ctx ends, after closing the listener and all connections.
+func (t *TPM) ServeClients(ctx context.Context, l net.Listener) error {
+	s := &tctiServer{conns: map[net.Conn]struct{}{}}
+	stop := context.AfterFunc(ctx, func() {
+		_ = l.Close()
+		s.closeAll()
+	})
+	defer stop()
+	err := s.accept(ctx, l, func(conn net.Conn) {
+		c := t.newClient()
+		serveData(c, conn)
+		_ = c.Close() // a TPM that has gone keeps nothing
+	})
+	_ = l.Close()
+	s.closeAll()
+	s.handlers.Wait()
+	if err != nil {
+		return fmt.Errorf("tpmsim: serving clients of %s on %s: %w", label(t.opts), l.Addr(), err)
+	}
+	return nil
+}
+
 // tctiServer keeps the open connections, so that they can be ended.
 type tctiServer struct {
 	mu       sync.Mutex

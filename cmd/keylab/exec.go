@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"syscall"
@@ -75,10 +74,12 @@ the tool's.`,
 			if err := isNode(c.Context(), l, args[0]); err != nil {
 				return err
 			}
-			if _, err := exec.LookPath(args[1]); err != nil {
-				return fmt.Errorf("%w: tpm2-tools come with `apt-get install tpm2-tools`", err)
+			l.SetTerminal(s.terminal())
+			cmd, err := l.TPMCommand(context.WithoutCancel(c.Context()), args[0], args[1:]...)
+			if err != nil {
+				return explain(l, err)
 			}
-			return runOn(c.Context(), s, &f, args[0], args[1:])
+			return attached(s, cmd)
 		},
 	}
 	f.add(c)
@@ -113,6 +114,7 @@ func newTenant(s streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			l.SetTerminal(s.terminal())
 			cmd, err := l.TenantCommand(c.Context(), args...)
 			if err != nil {
 				return explain(l, err)
@@ -130,6 +132,7 @@ func runOn(ctx context.Context, s streams, f *labFlag, host string, argv []strin
 	if err != nil {
 		return err
 	}
+	l.SetTerminal(s.terminal())
 	// The command gets ctrl-C from the terminal itself, and decides what to do about it.
 	cmd, err := l.Command(context.WithoutCancel(ctx), host, argv...)
 	if err != nil {

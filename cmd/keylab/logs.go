@@ -32,6 +32,9 @@ func newLogs(s streams) *cobra.Command {
 			if !l.Dir().Exists() {
 				return explain(l, lab.ErrNotRunning)
 			}
+			if err := l.CollectLogs(c.Context()); err != nil {
+				return err
+			}
 			names, err := logNames(l.Dir().Logs(), args)
 			if err != nil {
 				return err

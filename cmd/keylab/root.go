@@ -36,6 +36,12 @@ func terminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
 
+// terminal tells whether standard input and output are both one, so that a program can be used by hand.
+func (s streams) terminal() bool {
+	in, ok := s.in.(*os.File)
+	return ok && term.IsTerminal(int(in.Fd())) && terminal(s.out)
+}
+
 // colour tells whether to write colours to w (https://no-color.org).
 func colour(w io.Writer) bool { return terminal(w) && os.Getenv("NO_COLOR") == "" }
 
@@ -120,7 +126,7 @@ Exit status: 0 done; 1 something failed or a check did not hold; 2 wrong usage o
 	for _, verb := range []func(streams) *cobra.Command{
 		newUp, newVerify, newStatus, newList, newDown, newWipe,
 		newExec, newShell, newTPM, newTenant, newEK, newNet, newLogs, newFault,
-		newExport, newValidate, newSchema, newDoctor, newVersion,
+		newKubeconfig, newKubectl, newManifests, newImages, newExport, newValidate, newSchema, newDoctor, newVersion,
 	} {
 		root.AddCommand(verb(s))
 	}

@@ -22,9 +22,13 @@ type upFlags struct {
 	backend     string
 	seed        string
 	agentBinary string
+	agentImage  string
+	substrate   string
+	images      string
 	dryRun      bool
 	output      string
 	retain      bool
+	force       bool
 	verbose     bool
 }
 
@@ -51,9 +55,13 @@ Options given here win over the file. Interrupted, it takes back what it did.`,
 	fl.StringVar(&f.backend, "tpm-backend", "", "what simulates the TPMs: auto, swtpm or simulator")
 	fl.StringVar(&f.seed, "seed", "", "seed of the TPMs: the same one gives the same EKs and UUIDs")
 	fl.StringVar(&f.agentBinary, "agent-binary", "", "run this program as the nodes' agent (rust-keylime's keylime_agent)")
+	fl.StringVar(&f.agentImage, "agent-image", "", "run this container image as the nodes' agent (substrate kind)")
+	fl.StringVar(&f.substrate, "substrate", "", "what the lab is built from: netns or kind")
+	fl.StringVar(&f.images, "images", "", "where container images come from: auto, registry or local (substrate kind)")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print what would be built, and build nothing")
 	fl.StringVarP(&f.output, "output", "o", "table", "form of the dry run: table, json or yaml")
 	fl.BoolVar(&f.retain, "retain", false, "leave a lab that failed to start as it is")
+	fl.BoolVar(&f.force, "force", false, "try it even if there seems to be too little memory (substrate kind)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "one line for each node's steps too")
 	return c
 }
@@ -74,7 +82,7 @@ func (f *upFlags) run(c *cobra.Command, s streams, args []string) error {
 		return printPlan(s.out, p, f.output)
 	}
 	progress := newProgress(s.err, p, f.verbose)
-	l, err := lab.Up(c.Context(), labSpec, lab.UpOptions{Retain: f.retain, OnEvent: progress.event})
+	l, err := lab.Up(c.Context(), labSpec, lab.UpOptions{Retain: f.retain, Force: f.force, OnEvent: progress.event})
 	progress.close()
 	if err != nil {
 		return err
@@ -131,6 +139,18 @@ func (f *upFlags) spec(c *cobra.Command, s streams, args []string) (lab.Spec, er
 			return labSpec, usagef("--nodes %d: a lab has 1 to %d nodes", f.nodes, spec.MaxNodes)
 		}
 		labSpec.Nodes = spec.Nodes{Count: f.nodes}
+	}
+	if f.substrate != "" {
+		labSpec.Substrate = spec.Substrate(f.substrate)
+		if file == "" {
+			labSpec.Timeouts.Ready = 0 // its default follows from the substrate
+		}
+	}
+	if f.images != "" {
+		labSpec.Images.Source = spec.ImageSource(f.images)
+	}
+	if f.agentImage != "" {
+		labSpec.Agent.Kind, labSpec.Agent.Image = spec.AgentImage, f.agentImage
 	}
 	if f.ekAlgorithm != "" {
 		labSpec.TPM.EKAlgorithm = spec.EKAlgorithm(f.ekAlgorithm)

@@ -16,6 +16,7 @@ const (
 	Degraded LabState = "degraded" // up, but a component or a node is not well
 	Stopping LabState = "stopping"
 	Stopped  LabState = "stopped" // has a folder, but does not run
+	Remains  LabState = "remains" // has no folder any more, but something of it is left in Docker
 )
 
 // Status is a lab at one moment.

@@ -68,7 +68,7 @@ func kindSteps(p Plan) []Step {
 		{StepTenant, append(services(StepNetwork), StepEKCA), "Keylime tenant, waiting to enrol"},
 		{StepCluster, []string{StepNetwork}, fmt.Sprintf("kind cluster %s: Kubernetes %s, %d workers", k.Cluster, k.Version, len(p.Nodes))},
 		{StepLoadBalancer, []string{StepCluster}, "MetalLB, with the address " + p.Keylime.Ingress.Addr().String()},
-		{StepIngress, []string{StepLoadBalancer}, "TLS SNI ingress, class " + k.IngressClass + ", on " + p.Keylime.Ingress.String()},
+		{StepIngress, []string{StepLoadBalancer, StepDNS}, "TLS SNI ingress, class " + k.IngressClass + ", on " + p.Keylime.Ingress.String()},
 	}
 	agents := Step{StepAgents, []string{StepCluster}, "agents' DaemonSet, and a Service and an Ingress for each"}
 	for _, n := range p.Nodes {

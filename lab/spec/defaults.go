@@ -65,7 +65,8 @@ func (s *Spec) SetDefaults() {
 	}
 	if !net.Cluster.CIDR.IsValid() {
 		net.Cluster.CIDR = defaultCluster
-		if s.Nodes.Len() > (ClusterNetwork{defaultCluster, nthAddress(defaultCluster, loadBalancerNumber)}).Capacity() {
+		small := ClusterNetwork{defaultCluster, nthAddress(defaultCluster, loadBalancerNumber)}
+		if n := s.Nodes.Len(); n > small.Capacity() || s.Substrate == SubstrateKind && n > small.KindCapacity() {
 			net.Cluster.CIDR = largeCluster
 		}
 	}

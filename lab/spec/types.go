@@ -165,7 +165,7 @@ type Network struct {
 
 // ClusterNetwork is the nodes' network.
 type ClusterNetwork struct {
-	// The network's IPv4 addresses, a /26 or larger. Left out: 198.18.20.0/24, or 198.18.20.0/22 for more than 242 nodes.
+	// The network's IPv4 addresses, a /26 or larger. Left out: 198.18.20.0/24, or 198.18.20.0/22 for more than 242 nodes (63 for the substrate `kind`).
 	CIDR netip.Prefix `yaml:"cidr"`
 	// The ingress' address. Left out: address number 200 of the network, or the last one of a network smaller than that.
 	LoadBalancer netip.Addr `yaml:"loadBalancer"`

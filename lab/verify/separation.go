@@ -161,8 +161,8 @@ func (v *verification) segments() []check {
 			return evidence, nil
 		}})
 	}
-	return append(checks, check{"segment-probe-works", pointSeparation, first + " | " + plan.Ingress, func(ctx context.Context) (string, error) {
-		shared, evidence, err := v.target.SharedSegment(ctx, first, plan.Ingress)
+	return append(checks, check{"segment-probe-works", pointSeparation, first + " | " + plan.ClusterDNS, func(ctx context.Context) (string, error) {
+		shared, evidence, err := v.target.SharedSegment(ctx, first, plan.ClusterDNS)
 		if err != nil {
 			return "", fmt.Errorf("look for a shared segment: %w", err)
 		}

@@ -20,12 +20,11 @@ import (
 )
 
 func main() {
-	if err := run(os.Args); err != nil {
-		fmt.Fprintf(os.Stderr, "runc-caps: %v\n", err)
-		os.Exit(1)
-	}
+	fmt.Fprintf(os.Stderr, "runc-caps: %v\n", run(os.Args))
+	os.Exit(1)
 }
 
+// run becomes runc; when it returns, it says why it could not.
 func run(args []string) error {
 	if len(args) < 2 {
 		return fmt.Errorf("usage: runc-caps RUNC-PATH ARGUMENTS")

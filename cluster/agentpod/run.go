@@ -1,0 +1,166 @@
+package agentpod
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+
+	"github.com/google/go-tpm/tpm2/transport"
+
+	"keylab.dev/keylab/agent"
+	"keylab.dev/keylab/tpmsim"
+)
+
+// EnvTPM names the socket of the TPM; the device plugin sets it.
+const EnvTPM = "KEYLAB_TPM_SOCKET"
+
+// Run is the agent of a pod: it registers, trying again as long as it takes, and serves. It listens only once it is registered, so that a pod
+// which is ready is one that the verifier may ask. It ends with ctx.
+func Run(ctx context.Context, log *slog.Logger) error {
+	config, address, err := configure(os.LookupEnv, log)
+	if err != nil {
+		return err
+	}
+	listener := &lateListener{address: address, ready: make(chan struct{})}
+	config.Listener = listener
+	a, err := agent.New(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	log.Info("agent", "uuid", a.UUID(), "contact", config.ContactAddress)
+	if err := a.Register(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	if err := listener.open(ctx); err != nil {
+		return err
+	}
+	log.Info("registered and listening", "address", address)
+	if err := a.Serve(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// configure translates the Rust agent's options. All that is wrong is in the error.
+func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config, string, error) {
+	o, err := readOptions(env)
+	if err != nil {
+		return agent.Config{}, "", err
+	}
+	var errs []error
+	note := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	port, err := o.port("port", 9002)
+	note(err)
+	contactPort, err := o.port("contact_port", 9002)
+	note(err)
+	registrarPort, err := o.port("registrar_port", 8890)
+	note(err)
+	ek, err := o.oneOf("tpm_encryption_alg", "rsa", ekAlgorithms)
+	note(err)
+	ak, err := o.oneOf("tpm_signing_alg", "rsassa", map[string]string{"rsassa": agent.AKRSASSA, "ecdsa": agent.AKECDSA, "rsapss": agent.AKRSAPSS})
+	note(err)
+	hash, err := o.oneOf("tpm_hash_alg", "sha256", map[string]string{"sha256": "sha256", "sha384": "sha384", "sha512": "sha512", "sha1": "sha1"})
+	note(err)
+	cas, err := clientCAs(o.text("trusted_client_ca", ""))
+	note(err)
+	server, err := serverCertificate(o.text("server_cert", ""), o.text("server_key", ""))
+	note(err)
+	socket, _ := env(EnvTPM)
+	if socket == "" {
+		note(fmt.Errorf("%s is not set: the pod has no TPM; its container must ask for the resource keylab.dev/tpm", EnvTPM))
+	}
+	if len(errs) > 0 {
+		return agent.Config{}, "", fmt.Errorf("the agent's configuration: %w", errors.Join(errs...))
+	}
+	return agent.Config{
+		UUID:        o.text("uuid", agent.UUIDHashEK),
+		OpenTPM:     func(ctx context.Context) (transport.TPMCloser, error) { return tpmsim.Dial(ctx, socket) },
+		EKAlgorithm: ek, AKAlgorithm: ak, HashAlgorithm: hash,
+		StateDir:       o.text("keylime_dir", "/var/lib/keylime"),
+		ContactAddress: o.text("contact_ip", "127.0.0.1"), ContactPort: contactPort,
+		ServerCertificate: server, ClientCAs: cas,
+		Registrar: net.JoinHostPort(o.text("registrar_ip", "127.0.0.1"), strconv.Itoa(registrarPort)),
+		Logger:    log,
+		OnAccess: func(x agent.Access) {
+			log.Info("request", "remote", x.Remote, "method", x.Method, "path", x.Path, "nonce", x.Nonce, "status", x.Status, "name", x.ServerName)
+		},
+	}, net.JoinHostPort(o.text("ip", "0.0.0.0"), strconv.Itoa(port)), nil
+}
+
+func clientCAs(path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, errors.New("option trusted_client_ca: it is not set; without it nobody could ask the agent for anything")
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("option trusted_client_ca: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(data) {
+		return nil, fmt.Errorf("option trusted_client_ca: %s holds no certificate", path)
+	}
+	return pool, nil
+}
+
+// serverCertificate reads the agent's certificate; without one it makes its own.
+func serverCertificate(cert, key string) (*tls.Certificate, error) {
+	if cert == "" && key == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("options server_cert and server_key: %w", err)
+	}
+	return &pair, nil
+}
+
+// lateListener listens only when it is told to.
+type lateListener struct {
+	address string
+	ready   chan struct{}
+	net.Listener
+}
+
+func (l *lateListener) open(ctx context.Context) error {
+	inner, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.address)
+	if err != nil {
+		return fmt.Errorf("the agent's port: %w", err)
+	}
+	l.Listener = inner
+	close(l.ready)
+	return nil
+}
+
+// Close implements net.Listener; it may be called before the port is open.
+func (l *lateListener) Close() error {
+	select {
+	case <-l.ready:
+		return l.Listener.Close()
+	default:
+		return nil
+	}
+}
+
+// Addr implements net.Listener.
+func (l *lateListener) Addr() net.Addr {
+	select {
+	case <-l.ready:
+		return l.Listener.Addr()
+	default:
+		return &net.TCPAddr{}
+	}
+}

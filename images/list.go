@@ -1,0 +1,68 @@
+package images
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+)
+
+// Image is one artifact that a local build makes, or one official image.
+type Image struct {
+	Name      string `json:"name"`
+	Version   string `json:"version"`
+	Reference string `json:"reference,omitempty"` // of one that is an image
+	Size      int64  `json:"size"`                // bytes; 0: not there
+	Cached    bool   `json:"cached"`              // in the cache
+	Loaded    bool   `json:"loaded"`              // in Docker
+	Manifest  string `json:"manifest,omitempty"`  // path: what went into it
+}
+
+// List tells which artifacts a local build is made of, or which official images there are, and which of them are there.
+func List(ctx context.Context, o Options) ([]Image, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	l := local{&store{dir: o.CacheDir, log: o.Log}, o}
+	var list []Image
+	if o.Source == SourceRegistry {
+		official := o.official()
+		for _, part := range sortedKeys(official) {
+			name, version, _ := strings.Cut(official[part], ":")
+			i := Image{Name: name, Version: version, Reference: official[part]}
+			if info, err := o.Docker.ImageInspect(ctx, official[part]); err == nil {
+				i.Loaded, i.Size = true, info.Size
+			}
+			list = append(list, i)
+		}
+		return list, nil
+	}
+	services, err := l.keylimeServices(o.Keylime)
+	if err != nil {
+		return nil, err
+	}
+	artifacts := []artifact{l.node(), l.nodeBase(), services, l.keylimeBase()}
+	cluster := l.clusterImages()
+	for _, ref := range sortedKeys(cluster) {
+		artifacts = append(artifacts, cluster[ref])
+	}
+	for _, r := range programRecipes() {
+		artifacts = append(artifacts, programs(r))
+	}
+	roots := debianRoots()
+	for _, name := range sortedKeys(roots) {
+		artifacts = append(artifacts, debian(roots[name]))
+	}
+	for _, a := range append(artifacts, pause(), metalLBFile()) {
+		i := Image{Name: a.name, Version: a.version}
+		if m, ok := l.manifest(a); ok {
+			i.Cached, i.Size, i.Manifest = true, m.Size, filepath.Join(l.folder(a), manifestName)
+		}
+		if strings.HasPrefix(a.name, "image-") {
+			i.Reference = reference(a)
+			i.Loaded = l.loaded(ctx, i.Reference)
+		}
+		list = append(list, i)
+	}
+	return list, nil
+}

@@ -1,0 +1,145 @@
+package images
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/client"
+)
+
+// official are the images' official names.
+func (o Options) official() map[string]string {
+	return map[string]string{
+		"node":               "docker.io/kindest/node:" + o.Kubernetes,
+		"registrar":          "quay.io/keylime/keylime_registrar:v" + o.Keylime,
+		"verifier":           "quay.io/keylime/keylime_verifier:v" + o.Keylime,
+		"tenant":             "quay.io/keylime/keylime_tenant:v" + o.Keylime,
+		"metallb-controller": "quay.io/metallb/controller:" + metalLBVersion,
+		"metallb-speaker":    "quay.io/metallb/speaker:" + metalLBVersion,
+	}
+}
+
+// mirrored is an official name at a mirror: its registry's name makes room for the mirror's.
+func mirrored(name, mirror string) string {
+	_, path, _ := strings.Cut(name, "/")
+	return strings.TrimSuffix(mirror, "/") + "/" + path
+}
+
+// registryTimeout is how long a registry may take to say that it is one.
+const registryTimeout = 3 * time.Second
+
+// choose decides for auto.
+func (l local) choose(ctx context.Context) (Source, string) {
+	registry := l.o.Registry
+	if registry == "" {
+		registry = "quay.io"
+	}
+	host, _, _ := strings.Cut(registry, "/")
+	err := answers(ctx, host)
+	if err == nil {
+		return SourceRegistry, "images come from registries: " + host + " answers"
+	}
+	return SourceLocal, fmt.Sprintf("images are built here: no registry can be reached (%v)", err)
+}
+
+// answers asks a registry whether it is one (OCI Distribution Specification, section "Determining Support").
+func answers(ctx context.Context, host string) error {
+	ctx, cancel := context.WithTimeout(ctx, registryTimeout)
+	defer cancel()
+	scheme := "https"
+	if strings.HasPrefix(host, "127.") || strings.HasPrefix(host, "localhost") {
+		scheme = "http" // Docker too takes a registry on the loopback without TLS
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+host+"/v2/", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusUnauthorized {
+		return fmt.Errorf("%s answers %s, not as a registry does", host, resp.Status)
+	}
+	return nil
+}
+
+// pull has Docker pull the official images. Tools, which nobody publishes, is built here.
+func (l local) pull(ctx context.Context) (Set, error) {
+	var set Set
+	refs := map[string]string{}
+	for part, name := range l.o.official() {
+		from := name
+		if l.o.Registry != "" {
+			from = mirrored(name, l.o.Registry)
+		}
+		if err := l.pullOne(ctx, from); err != nil {
+			return set, err
+		}
+		if from != name {
+			if err := l.o.Docker.ImageTag(ctx, from, name); err != nil {
+				return set, fmt.Errorf("name image %s %s: %w", from, name, err)
+			}
+		}
+		refs[part] = name
+	}
+	tools := l.tools()
+	if _, ok := l.manifest(tools); !ok {
+		if err := problems(Problems()); err != nil {
+			return set, err
+		}
+	}
+	if err := l.load(ctx, tools); err != nil {
+		return set, err
+	}
+	set.Node, set.Registrar, set.Verifier, set.Tenant = refs["node"], refs["registrar"], refs["verifier"], refs["tenant"]
+	set.MetalLBController, set.MetalLBSpeaker, set.Tools = refs["metallb-controller"], refs["metallb-speaker"], reference(tools)
+	set.InCluster = []string{set.MetalLBController, set.MetalLBSpeaker, set.Tools}
+	set.BuiltInCNI = true
+	var err error
+	set.MetalLBManifest, err = l.metalLBManifest(ctx, set.MetalLBController, set.MetalLBSpeaker)
+	return set, err
+}
+
+// pullOne pulls one image, if Docker does not have it.
+func (l local) pullOne(ctx context.Context, ref string) error {
+	if l.loaded(ctx, ref) {
+		return nil
+	}
+	l.log("pulling " + ref)
+	return Pull(ctx, l.o.Docker, ref)
+}
+
+// Pull has Docker pull an image that it does not have.
+func Pull(ctx context.Context, docker *client.Client, ref string) error {
+	if _, err := docker.ImageInspect(ctx, ref); err == nil {
+		return nil
+	}
+	r, err := docker.ImagePull(ctx, ref, image.PullOptions{})
+	if err != nil {
+		return fmt.Errorf("pull image %s: %w", ref, err)
+	}
+	defer r.Close()
+	messages := json.NewDecoder(r)
+	for {
+		var m struct {
+			Error string `json:"error"`
+		}
+		if err := messages.Decode(&m); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("pull image %s: %w", ref, err)
+		}
+		if m.Error != "" {
+			return fmt.Errorf("pull image %s: %s", ref, m.Error)
+		}
+	}
+}

@@ -1,0 +1,266 @@
+package kind
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/spec"
+	"keylab.dev/keylab/manifests"
+)
+
+// Selectors of pods, by the names that the manifests give.
+const (
+	ingressSelector = manifests.LabelName + "=" + manifests.AppIngress
+	agentSelector   = manifests.LabelName + "=" + manifests.AppAgent
+)
+
+// objects is what the lab's Kubernetes objects are made of, as far as it is known.
+func (l *Lab) objects() (manifests.Lab, error) {
+	k := l.planned.Kubernetes
+	m := manifests.Lab{
+		Name: l.planned.Lab, AgentNamespace: k.AgentNamespace, SystemNamespace: k.SystemNamespace, IngressClass: k.IngressClass,
+		LoadBalancer: l.planned.Keylime.Ingress.Addr(), KeylabImage: l.known().Image, ToolsImage: l.images().Tools,
+		Registrar: l.planned.Keylime.Registrar, APIServer: "https://" + net.JoinHostPort(k.ControlPlane, "6443"),
+		PodCIDR: k.PodCIDR, InstallCNI: !l.images().BuiltInCNI,
+	}
+	configured, err := l.keylime()
+	if err != nil {
+		return m, err
+	}
+	if m.ClientCA, err = os.ReadFile(configured.PKI.CACertFile()); err != nil {
+		return m, fmt.Errorf("read the certificate of Keylime's CA: %w", err)
+	}
+	for _, n := range l.planned.Nodes {
+		known := l.node(n.Name)
+		if known.Hostname == "" {
+			continue // its TPM is not made yet
+		}
+		node := manifests.Node{
+			Name: n.Name, KubernetesName: n.KubernetesName, Hostname: known.Hostname, Port: n.Agent.Port,
+			EKAlgorithm: n.TPM.EKAlgorithm, AKAlgorithm: n.Agent.AKAlgorithm, UUIDOption: fleet.UUIDOption(n, known.UUID),
+			Agent: l.agentImage(n.Agent),
+		}
+		_, cert, key, err := fleet.ServerCertificate(l.dir.Agent(n.Name), known.Hostname)
+		if err != nil {
+			return m, err
+		}
+		if node.ServerCert, err = os.ReadFile(cert); err != nil {
+			return m, fmt.Errorf("read the agent's server certificate: %w", err)
+		}
+		if node.ServerKey, err = os.ReadFile(key); err != nil {
+			return m, fmt.Errorf("read the agent's key: %w", err)
+		}
+		m.Nodes = append(m.Nodes, node)
+	}
+	return m, nil
+}
+
+// agentImage is the container image of one kind of agent, as the cluster's nodes know it.
+func (l *Lab) agentImage(a plan.Agent) manifests.Agent {
+	switch a.Kind {
+	case string(spec.AgentImage):
+		return manifests.Agent{Kind: a.Kind, Image: a.Image}
+	case string(spec.AgentBinary):
+		return manifests.Agent{Kind: a.Kind, Image: l.known().BinaryImages[a.Path], Command: []string{binaryAgentPath}}
+	}
+	return manifests.Agent{Kind: a.Kind, Image: l.known().Image}
+}
+
+// applyAgents makes the folders for the agents' keys and applies the agents' objects.
+func (l *Lab) applyAgents(ctx context.Context) error {
+	user := strconv.Itoa(manifests.AgentUser)
+	for _, n := range l.planned.Nodes {
+		if _, err := l.execOutput(ctx, n.KubernetesName, "install", "-d", "-o", user, "-g", user, "-m", "0700", manifests.AgentDataDir); err != nil {
+			return err
+		}
+	}
+	k, err := l.cluster()
+	if err != nil {
+		return err
+	}
+	m, err := l.objects()
+	if err != nil {
+		return err
+	}
+	return k.apply(ctx, manifests.Agents(m))
+}
+
+// awaitAgent waits until a node's agent is registered under the node's UUID, and reachable.
+func (l *Lab) awaitAgent(n plan.Node) func(context.Context) error {
+	return func(ctx context.Context) error {
+		k, err := l.cluster()
+		if err != nil {
+			return err
+		}
+		registrar, err := l.registrar()
+		if err != nil {
+			return err
+		}
+		defer registrar.Close()
+		uuid := l.node(n.Name).UUID
+		err = await(ctx, "the agent of "+n.Name+" to register and to be ready", func(ctx context.Context) (string, error) {
+			pod, err := l.agentPod(ctx, n)
+			if err != nil {
+				return "", err
+			}
+			if err := k.crashed(ctx, *pod); err != nil {
+				return "", err
+			}
+			if !podReady(*pod) {
+				return "pod " + pod.Name + " is " + strings.ToLower(string(pod.Status.Phase)) + " and not ready", nil
+			}
+			_, err = registrar.Agent(ctx, uuid)
+			return "", err
+		})
+		if err != nil {
+			return err
+		}
+		return l.learnNode(n.Name, func(f *nodeFacts) { f.Registered = true })
+	}
+}
+
+// agentPod is the agent's pod on a node.
+func (l *Lab) agentPod(ctx context.Context, n plan.Node) (*corev1.Pod, error) {
+	k, err := l.cluster()
+	if err != nil {
+		return nil, err
+	}
+	pods, err := k.pods(ctx, l.planned.Kubernetes.AgentNamespace, agentSelector)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range pods {
+		if p.Spec.NodeName == n.KubernetesName && p.DeletionTimestamp == nil {
+			return &p, nil
+		}
+	}
+	return nil, fmt.Errorf("node %s has no agent pod", n.Name)
+}
+
+// agentCertificate is the one that the lab gave a node's agent.
+func (l *Lab) agentCertificate(node string) (*x509.Certificate, error) {
+	pair, _, _, err := fleet.ServerCertificate(l.dir.Agent(node), l.node(node).Hostname)
+	return pair.Leaf, err
+}
+
+// served counts the quotes that a node's agent gave for a nonce, by its own log.
+func (l *Lab) served(ctx context.Context, n plan.Node, nonce string) (int, error) {
+	k, err := l.cluster()
+	if err != nil {
+		return 0, err
+	}
+	pod, err := l.agentPod(ctx, n)
+	if err != nil {
+		return 0, err
+	}
+	text, err := k.typed.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: manifests.ContainerAgent}).DoRaw(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read the log of pod %s: %w", pod.Name, err)
+	}
+	count := 0
+	for line := range bytes.Lines(text) {
+		if !bytes.Contains(line, []byte("nonce="+nonce)) {
+			continue
+		}
+		// The Go agent's words, and the Rust agent's.
+		if bytes.Contains(line, []byte("status=200")) || bytes.Contains(line, []byte(" result 200 ")) {
+			count++
+		}
+	}
+	return count, nil
+}
+
+// applyLoadBalancer installs MetalLB and gives it the one address.
+func (l *Lab) applyLoadBalancer(ctx context.Context) error {
+	k, err := l.cluster()
+	if err != nil {
+		return err
+	}
+	install, err := decodeManifest(l.images().MetalLBManifest)
+	if err != nil {
+		return err
+	}
+	if err := k.apply(ctx, install); err != nil {
+		return err
+	}
+	if err := l.awaitPods(ctx, "MetalLB", "metallb-system", "app=metallb", 2+len(l.planned.Nodes)); err != nil {
+		return err
+	}
+	m, err := l.objects()
+	if err != nil {
+		return err
+	}
+	return k.apply(ctx, manifests.LoadBalancer(m))
+}
+
+// applyIngress installs the ingress, if it is keylab's own, and waits until it answers on the load balancer's address.
+func (l *Lab) applyIngress(ctx context.Context) error {
+	k, err := l.cluster()
+	if err != nil {
+		return err
+	}
+	m, err := l.objects()
+	if err != nil {
+		return err
+	}
+	var objects []runtime.Object
+	if m.IngressClass == spec.IngressKeylab {
+		objects = manifests.Ingress(m)
+	}
+	if err := k.apply(ctx, objects); err != nil {
+		return err
+	}
+	if len(objects) == 0 {
+		return nil
+	}
+	if err := l.awaitPods(ctx, "the ingress", m.SystemNamespace, ingressSelector, 1); err != nil {
+		return err
+	}
+	return await(ctx, l.planned.Keylime.Ingress.String()+" to answer from the services network", func(ctx context.Context) (string, error) {
+		c, err := l.dialFrom(plan.DNS)(ctx, "tcp", l.planned.Keylime.Ingress.String())
+		if err != nil {
+			return "", err
+		}
+		return "", c.Close()
+	})
+}
+
+// awaitPods waits until so many pods are ready.
+func (l *Lab) awaitPods(ctx context.Context, what, namespace, selector string, count int) error {
+	k, err := l.cluster()
+	if err != nil {
+		return err
+	}
+	return await(ctx, what+" to be ready", func(ctx context.Context) (string, error) {
+		pods, err := k.pods(ctx, namespace, selector)
+		if err != nil {
+			return "", err
+		}
+		ready, missing := 0, ""
+		for _, p := range pods {
+			if err := k.crashed(ctx, p); err != nil {
+				return "", err
+			}
+			if podReady(p) {
+				ready++
+			} else {
+				missing = p.Name + " is " + strings.ToLower(string(p.Status.Phase))
+			}
+		}
+		if ready >= count {
+			return "", nil
+		}
+		return fmt.Sprintf("%d of %d pods are ready; %s", ready, count, missing), nil
+	})
+}

@@ -1,0 +1,260 @@
+package kind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
+	"sigs.k8s.io/kind/pkg/cluster"
+	kindlog "sigs.k8s.io/kind/pkg/log"
+
+	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/manifests"
+)
+
+// envKindNetwork is kind's name for the Docker network that its nodes stand in.
+const envKindNetwork = "KIND_EXPERIMENTAL_DOCKER_NETWORK"
+
+// Kubeconfig is the lab's own kubeconfig: nothing is written to the user's.
+func (l *Lab) Kubeconfig() string { return filepath.Join(l.dir.Path, "kubeconfig") }
+
+// clusterConfig is the cluster in kind's own terms.
+func (l *Lab) clusterConfig() (*v1alpha4.Cluster, error) {
+	k := l.planned.Kubernetes
+	program := v1alpha4.Mount{HostPath: l.program, ContainerPath: keylabPath, Readonly: true}
+	c := &v1alpha4.Cluster{
+		TypeMeta: v1alpha4.TypeMeta{APIVersion: "kind.x-k8s.io/v1alpha4", Kind: "Cluster"},
+		Networking: v1alpha4.Networking{
+			DisableDefaultCNI: !l.images().BuiltInCNI, PodSubnet: k.PodCIDR.String(), ServiceSubnet: k.ServiceCIDR.String(),
+		},
+		Nodes: []v1alpha4.Node{{Role: v1alpha4.ControlPlaneRole, ExtraMounts: []v1alpha4.Mount{program}}},
+		// Where the machine itself lacks CAP_SYS_RESOURCE, a container's oom_score_adj cannot be lowered.
+		ContainerdConfigPatches: []string{"[plugins.\"io.containerd.grpc.v1.cri\"]\n  restrict_oom_score_adj = true\n"},
+	}
+	for _, n := range l.planned.Nodes {
+		if err := l.makeSocketDir(n.Name); err != nil {
+			return nil, err
+		}
+		node := v1alpha4.Node{
+			Role: v1alpha4.WorkerRole, Labels: map[string]string{manifests.LabelNode: n.Name},
+			ExtraMounts: []v1alpha4.Mount{program, {HostPath: l.socketDir(n.Name), ContainerPath: nodeTPMDir}},
+		}
+		for key, value := range n.Labels {
+			node.Labels[key] = value
+		}
+		for _, m := range n.Mounts {
+			node.ExtraMounts = append(node.ExtraMounts, v1alpha4.Mount{HostPath: m.HostPath, ContainerPath: m.ContainerPath, Readonly: m.ReadOnly})
+		}
+		c.Nodes = append(c.Nodes, node)
+	}
+	return c, nil
+}
+
+// createCluster has kind make the cluster, and gives every node keylab's image and, where the node image brings none, a network for pods.
+func (l *Lab) createCluster(ctx context.Context) error {
+	config, err := l.clusterConfig()
+	if err != nil {
+		return err
+	}
+	log, err := l.logFile("kind")
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	if err := os.Setenv(envKindNetwork, l.resource(plan.Cluster)); err != nil {
+		return err
+	}
+	provider := cluster.NewProvider(cluster.ProviderWithDocker(), cluster.ProviderWithLogger(newKindLogger(log)))
+	created := make(chan error, 1)
+	go func() {
+		created <- provider.Create(l.planned.Kubernetes.Cluster,
+			cluster.CreateWithV1Alpha4Config(config), cluster.CreateWithNodeImage(l.images().Node),
+			cluster.CreateWithKubeconfigPath(l.Kubeconfig()), cluster.CreateWithRetain(true),
+			cluster.CreateWithDisplayUsage(false), cluster.CreateWithDisplaySalutation(false))
+	}()
+	select {
+	case err = <-created:
+	case <-ctx.Done():
+		err = errors.Join(context.Cause(ctx), l.abandonCluster(created))
+	}
+	if err != nil {
+		return fmt.Errorf("kind: %w\n%s", err, l.whyNoCluster(context.WithoutCancel(ctx)))
+	}
+	if err := os.Chmod(l.Kubeconfig(), 0o600); err != nil {
+		return fmt.Errorf("kind wrote no kubeconfig: %w", err)
+	}
+	if err := l.learnAddresses(ctx); err != nil {
+		return err
+	}
+	if err := l.loadImages(ctx, provider); err != nil {
+		return err
+	}
+	if err := l.applySystem(ctx); err != nil {
+		return err
+	}
+	return l.awaitNodes(ctx)
+}
+
+// abandonCluster takes kind's nodes away under it until it gives up: it cannot be told to stop.
+func (l *Lab) abandonCluster(created <-chan error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := l.removeNodes(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-created:
+			return l.removeNodes(ctx)
+		case <-ctx.Done():
+			return errors.New("kind went on making nodes")
+		case <-tick.C:
+		}
+	}
+}
+
+// whyNoCluster shows the last lines of a kubelet that does not run well, or where kind's own log is.
+func (l *Lab) whyNoCluster(ctx context.Context) string {
+	said := fmt.Sprintf("kind's log is %s", l.dir.Log("kind"))
+	for _, n := range append([]string{l.planned.Kubernetes.ControlPlane}, l.workers()...) {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		out, err := l.execOutput(ctx, n, "journalctl", "-u", "kubelet", "-n", "5", "--no-pager", "-o", "cat")
+		cancel()
+		if err == nil && out != "" {
+			said += fmt.Sprintf("\nthe end of the kubelet's log on %s:\n%s", n, indent(out))
+		}
+	}
+	return said
+}
+
+func (l *Lab) workers() []string {
+	var names []string
+	for _, n := range l.planned.Nodes {
+		names = append(names, n.KubernetesName)
+	}
+	return names
+}
+
+// learnAddresses reads back which address Docker gave each node, and tells the lab's DNS servers and router.
+func (l *Lab) learnAddresses(ctx context.Context) error {
+	got := map[string]netip.Addr{}
+	for _, h := range l.planned.Hosts {
+		if !h.Pooled {
+			continue
+		}
+		c, err := l.docker.ContainerInspect(ctx, l.containerOf(h.Name))
+		if err != nil {
+			return fmt.Errorf("ask for the address of %s: %w", h.Name, err)
+		}
+		e := c.NetworkSettings.Networks[l.resource(plan.Cluster)]
+		if e == nil {
+			return fmt.Errorf("node %s does not stand in the lab's cluster network", h.Name)
+		}
+		if got[h.Name], err = netip.ParseAddr(e.IPAddress); err != nil {
+			return fmt.Errorf("address of node %s: %w", h.Name, err)
+		}
+	}
+	if err := l.learn(func(f *facts) { f.Addresses = got }); err != nil {
+		return err
+	}
+	return l.tellAddresses(ctx)
+}
+
+// tellAddresses gives DNS and router the addresses that the plan could not know.
+func (l *Lab) tellAddresses(ctx context.Context) error {
+	p := l.plan()
+	for _, server := range []string{plan.DNS, plan.ClusterDNS} {
+		for name, address := range p.DNS.Records {
+			if address == l.planned.DNS.Records[name] {
+				continue
+			}
+			if err := l.dns(server).SetRecord(ctx, name, address); err != nil {
+				return fmt.Errorf("tell %s the address of %s: %w", server, name, err)
+			}
+		}
+	}
+	for i, r := range p.Rules {
+		if r != l.planned.Rules[i] {
+			return l.router().SetRules(ctx, routerRules(p))
+		}
+	}
+	return nil
+}
+
+// removeNodes removes the cluster's nodes, with their volumes.
+func (l *Lab) removeNodes(ctx context.Context) error {
+	return removeContainers(ctx, l.docker, labelKindCluster+"="+l.planned.Kubernetes.Cluster)
+}
+
+// logFile opens a log in the lab's folder.
+func (l *Lab) logFile(component string) (io.WriteCloser, error) {
+	f, err := os.OpenFile(l.dir.Log(component), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the log of %s: %w", component, err)
+	}
+	return f, nil
+}
+
+// execOutput runs a command in a container and returns what it printed.
+func (l *Lab) execOutput(ctx context.Context, name string, argv ...string) (string, error) {
+	made, err := l.docker.ContainerExecCreate(ctx, name, container.ExecOptions{AttachStdout: true, AttachStderr: true, Cmd: argv})
+	if err != nil {
+		return "", fmt.Errorf("run %v in container %s: %w", argv, name, err)
+	}
+	attached, err := l.docker.ContainerExecAttach(ctx, made.ID, container.ExecAttachOptions{})
+	if err != nil {
+		return "", fmt.Errorf("run %v in container %s: %w", argv, name, err)
+	}
+	defer attached.Close()
+	stop := context.AfterFunc(ctx, attached.Close)
+	defer stop()
+	out, err := demultiplex(attached.Reader)
+	if err != nil {
+		return out, fmt.Errorf("run %v in container %s: %w", argv, name, err)
+	}
+	state, err := l.docker.ContainerExecInspect(ctx, made.ID)
+	if err != nil {
+		return out, fmt.Errorf("run %v in container %s: %w", argv, name, err)
+	}
+	if state.ExitCode != 0 {
+		return out, fmt.Errorf("run %v in container %s: exit status %d\n%s", argv, name, state.ExitCode, indent(out))
+	}
+	return out, nil
+}
+
+// kindLogger writes kind's messages to a log.
+type kindLogger struct {
+	mu  *sync.Mutex
+	out io.Writer
+}
+
+func newKindLogger(out io.Writer) kindlog.Logger { return kindLogger{&sync.Mutex{}, out} }
+
+func (k kindLogger) line(level, text string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	fmt.Fprintf(k.out, "%s %s %s\n", time.Now().UTC().Format(time.RFC3339), level, text)
+}
+
+func (k kindLogger) Warn(m string)                      { k.line("WARN", m) }
+func (k kindLogger) Warnf(f string, a ...any)           { k.line("WARN", fmt.Sprintf(f, a...)) }
+func (k kindLogger) Error(m string)                     { k.line("ERROR", m) }
+func (k kindLogger) Errorf(f string, a ...any)          { k.line("ERROR", fmt.Sprintf(f, a...)) }
+func (k kindLogger) V(kindlog.Level) kindlog.InfoLogger { return kindInfo(k) }
+
+// kindInfo is the part of a logger that tells of progress.
+type kindInfo kindLogger
+
+func (k kindInfo) Info(m string)            { kindLogger(k).line("INFO", m) }
+func (k kindInfo) Infof(f string, a ...any) { kindLogger(k).line("INFO", fmt.Sprintf(f, a...)) }
+func (k kindInfo) Enabled() bool            { return true }

@@ -1,0 +1,218 @@
+package kind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/volume"
+	"github.com/docker/docker/client"
+	"github.com/docker/docker/pkg/stdcopy"
+
+	"keylab.dev/keylab/lab/state"
+)
+
+// found is what Docker has of one lab.
+type found struct {
+	containers []container.Summary
+	networks   []network.Summary
+	volumes    []*volume.Volume
+}
+
+func (f found) running() bool { return len(f.containers) > 0 || len(f.networks) > 0 }
+
+// find asks Docker for all that it has of a lab, by labels: no file is needed for it.
+func find(ctx context.Context, docker *client.Client, lab string) (f found, err error) {
+	for _, label := range []string{LabelLab + "=" + lab, labelKindCluster + "=keylab-" + lab} {
+		list, err := docker.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", label))})
+		if err != nil {
+			return f, fmt.Errorf("list the containers of lab %s: %w", lab, err)
+		}
+		f.containers = append(f.containers, list...)
+	}
+	if f.networks, err = docker.NetworkList(ctx, network.ListOptions{Filters: labelled(lab)}); err != nil {
+		return f, fmt.Errorf("list the networks of lab %s: %w", lab, err)
+	}
+	volumes, err := docker.VolumeList(ctx, volume.ListOptions{Filters: labelled(lab)})
+	if err != nil {
+		return f, fmt.Errorf("list the volumes of lab %s: %w", lab, err)
+	}
+	f.volumes = volumes.Volumes
+	return f, nil
+}
+
+// foreign is the folder of the lab, if that is another one than dir and is still there: then the lab is somebody else's who uses the same name.
+func (f found) foreign(dir string) string {
+	var all []map[string]string
+	for _, c := range f.containers {
+		all = append(all, c.Labels)
+	}
+	for _, n := range f.networks {
+		all = append(all, n.Labels)
+	}
+	for _, v := range f.volumes {
+		all = append(all, v.Labels)
+	}
+	for _, l := range all {
+		if other := l[LabelDir]; other != "" && other != dir && exists(other) {
+			return other
+		}
+	}
+	return ""
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// checkOwner refuses to touch what belongs to another folder's lab of the same name.
+func (f found) checkOwner(lab, dir string) error {
+	if other := f.foreign(dir); other != "" {
+		return fmt.Errorf("a lab %q is in Docker already, whose folder is %s: take another name, or set %s to where that is", lab, other, state.EnvBase)
+	}
+	return nil
+}
+
+// Remains are the labs of which Docker has something, and whose folders are gone.
+func Remains(ctx context.Context, docker *client.Client) ([]string, error) {
+	label := filters.NewArgs(filters.Arg("label", LabelLab))
+	var all []map[string]string
+	containers, err := docker.ContainerList(ctx, container.ListOptions{All: true, Filters: label})
+	if err != nil {
+		return nil, fmt.Errorf("list Docker's containers: %w", err)
+	}
+	for _, c := range containers {
+		all = append(all, c.Labels)
+	}
+	networks, err := docker.NetworkList(ctx, network.ListOptions{Filters: label})
+	if err != nil {
+		return nil, fmt.Errorf("list Docker's networks: %w", err)
+	}
+	for _, n := range networks {
+		all = append(all, n.Labels)
+	}
+	volumes, err := docker.VolumeList(ctx, volume.ListOptions{Filters: label})
+	if err != nil {
+		return nil, fmt.Errorf("list Docker's volumes: %w", err)
+	}
+	for _, v := range volumes.Volumes {
+		all = append(all, v.Labels)
+	}
+	names := map[string]bool{}
+	for _, l := range all {
+		if !exists(l[LabelDir]) {
+			names[l[LabelLab]] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names)), nil
+}
+
+// removal says what of a lab goes.
+type removal struct {
+	volumes bool // TPMs' states too
+}
+
+// Down removes all that Docker has of a lab but its TPMs' state, whoever made it and whatever of its folder is left. It returns whether
+// there was anything.
+func Down(ctx context.Context, docker *client.Client, dir state.Dir) (was bool, err error) {
+	f, err := find(ctx, docker, dir.Lab)
+	if err == nil {
+		err = f.checkOwner(dir.Lab, dir.Path)
+	}
+	if err != nil {
+		return false, err
+	}
+	return f.running(), remove(ctx, docker, dir.Lab, removal{})
+}
+
+// Wipe is Down, and removes the TPMs' state too.
+func Wipe(ctx context.Context, docker *client.Client, dir state.Dir) (was bool, err error) {
+	f, err := find(ctx, docker, dir.Lab)
+	if err == nil {
+		err = f.checkOwner(dir.Lab, dir.Path)
+	}
+	if err != nil {
+		return false, err
+	}
+	return f.running() || len(f.volumes) > 0, remove(ctx, docker, dir.Lab, removal{volumes: true})
+}
+
+// tpmStopTimeout is how long a TPM may take for its orderly end, in seconds; without that its clock is not safe at the next start.
+const tpmStopTimeout = 5
+
+// remove takes away what Docker has of a lab: TPMs end in order, all else at once. What appears meanwhile, from an `up` that was killed,
+// is found by looking again.
+func remove(ctx context.Context, docker *client.Client, lab string, r removal) error {
+	const looks = 3
+	for range looks {
+		f, err := find(ctx, docker, lab)
+		if err != nil {
+			return err
+		}
+		volumes := slices.DeleteFunc(f.volumes, func(v *volume.Volume) bool { return v.Labels[LabelKeep] != "" && !r.volumes })
+		if !f.running() && len(volumes) == 0 {
+			return nil
+		}
+		if err := removeAll(ctx, docker, f.containers, r); err != nil {
+			return err
+		}
+		for _, n := range f.networks {
+			if err := docker.NetworkRemove(ctx, n.ID); err != nil && !cerrdefs.IsNotFound(err) {
+				return fmt.Errorf("remove network %s: %w", n.Name, err)
+			}
+		}
+		for _, v := range volumes {
+			if err := docker.VolumeRemove(ctx, v.Name, true); err != nil && !cerrdefs.IsNotFound(err) {
+				return fmt.Errorf("remove volume %s: %w", v.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func removeAll(ctx context.Context, docker *client.Client, list []container.Summary, r removal) error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(list))
+	for i, c := range list {
+		wg.Go(func() {
+			if strings.HasPrefix(c.Labels[LabelPart], "tpm-") && c.State == "running" && !r.volumes {
+				timeout := tpmStopTimeout
+				_ = docker.ContainerStop(ctx, c.ID, container.StopOptions{Timeout: &timeout}) // it is removed in any case
+			}
+			err := docker.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
+			if err != nil && !cerrdefs.IsNotFound(err) && !strings.Contains(err.Error(), "is already in progress") {
+				errs[i] = fmt.Errorf("remove container %s: %w", strings.Join(c.Names, ", "), err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// removeContainers removes the containers with a label.
+func removeContainers(ctx context.Context, docker *client.Client, label string) error {
+	list, err := docker.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", label))})
+	if err != nil {
+		return fmt.Errorf("list the containers with label %s: %w", label, err)
+	}
+	return removeAll(ctx, docker, list, removal{})
+}
+
+// demultiplex reads what a command without a terminal printed.
+func demultiplex(r io.Reader) (string, error) {
+	var b strings.Builder
+	_, err := stdcopy.StdCopy(&b, &b, r)
+	return b.String(), err
+}

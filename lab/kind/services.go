@@ -1,0 +1,186 @@
+package kind
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/netlab"
+)
+
+// openCAs is the plan's step: the EK CAs.
+func (l *Lab) openCAs(context.Context) error {
+	cas, err := fleet.OpenCAs(l.dir, l.planned.EKCA)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cas = cas
+	return err
+}
+
+// configureKeylime is the plan's step: certificates and configuration, with Keylime's own templates and empty databases.
+func (l *Lab) configureKeylime(ctx context.Context) error {
+	onHost, err := keylime.EnsureInstalled(ctx, keylime.InstallOptions{Version: l.planned.Keylime.Version, CacheDir: l.cache})
+	if err != nil {
+		return err
+	}
+	configured, err := fleet.Configure(ctx, l.dir, l.planned, l.inContainers(onHost))
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.configured = configured
+	return nil
+}
+
+// inContainer gives a command of Keylime's the environment of a container: not this machine's search path.
+func inContainer(env []string) []string {
+	out := make([]string, 0, len(env))
+	for _, e := range env {
+		if !strings.HasPrefix(e, "PATH=") {
+			out = append(out, e)
+		}
+	}
+	return append(out, "PATH=/opt/keylime/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+}
+
+// keylimePart is a container that sees the services' configuration and certificates, under the same paths as this machine has them, and
+// may write to the working folder of one service.
+func (l *Lab) keylimePart(ctx context.Context, name, image string, c *keylime.Configured) (*part, error) {
+	host, _ := l.planned.Host(name)
+	p := l.container(name, image, "pause")
+	p.networks = []attachment{{network: host.Interfaces[0].Network, address: host.Address(), mac: host.Interfaces[0].MAC}}
+	resolver := filepath.Join(l.dir.Path, "containers", name+".resolv.conf")
+	if err := os.MkdirAll(filepath.Dir(resolver), 0o700); err != nil {
+		return nil, fmt.Errorf("resolver configuration of %s: %w", name, err)
+	}
+	if err := os.WriteFile(resolver, []byte(netlab.ResolvConf(host.Resolver, l.planned.Lab+".test")), 0o644); err != nil {
+		return nil, fmt.Errorf("resolver configuration of %s: %w", name, err)
+	}
+	volume, err := l.makeVolume(ctx, name, false)
+	if err != nil {
+		return nil, err
+	}
+	p.bind(resolver, "/etc/resolv.conf", true)
+	p.bind(l.dir.PKI(), l.dir.PKI(), true)
+	p.bind(l.dir.CertStore(), l.dir.CertStore(), true)
+	p.bind(c.ConfDir, c.ConfDir, true)
+	p.volume(volume, c.WorkDir(name))
+	p.host.Tmpfs[c.RunDir()] = "mode=0700"
+	return p, nil
+}
+
+// readyAttempt is how long a service may take for one answer until the container's state is looked at.
+const readyAttempt = 2 * time.Second
+
+// startService starts one of Keylime's services, and waits until it answers on all its ports.
+func (l *Lab) startService(ctx context.Context, name, image string, command func(*keylime.Configured) keylime.Command) error {
+	configured, err := l.keylime()
+	if err != nil {
+		return err
+	}
+	c := command(configured)
+	p, err := l.keylimePart(ctx, name, image, configured)
+	if err != nil {
+		return err
+	}
+	init := true
+	p.host.Init = &init
+	p.config.Entrypoint = c.Argv
+	p.config.Env = inContainer(c.Env)
+	p.config.WorkingDir = c.Dir
+	databases, err := filepath.Glob(filepath.Join(configured.WorkDir(name), "*.sqlite"))
+	if err != nil {
+		return err
+	}
+	for _, db := range databases {
+		data, err := os.ReadFile(db)
+		if err != nil {
+			return fmt.Errorf("empty database of the %s: %w", name, err)
+		}
+		p.files = append(p.files, file{path.Join(configured.WorkDir(name), filepath.Base(db)), data, 0o600})
+	}
+	if err := l.start(ctx, p); err != nil {
+		return err
+	}
+	return l.awaitContainer(ctx, name, "the "+name+" to answer", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, readyAttempt)
+		defer cancel()
+		return c.Ready(ctx, l.dialFrom(name))
+	})
+}
+
+func (l *Lab) startRegistrar(ctx context.Context) error {
+	return l.startService(ctx, plan.Registrar, l.images().Registrar, (*keylime.Configured).Registrar)
+}
+
+func (l *Lab) startVerifier(ctx context.Context) error {
+	return l.startService(ctx, plan.Verifier, l.images().Verifier, (*keylime.Configured).Verifier)
+}
+
+// startTenant starts the tenant's container, in which each of its commands is run, and the process that enrols.
+func (l *Lab) startTenant(ctx context.Context) error {
+	configured, err := l.keylime()
+	if err != nil {
+		return err
+	}
+	p, err := l.keylimePart(ctx, plan.Tenant, l.images().Tenant, configured)
+	if err != nil {
+		return err
+	}
+	p.bind(configured.Dir, configured.Dir, true) // the enroller's script will be in there
+	if err := l.start(ctx, p); err != nil {
+		return err
+	}
+	return l.died(ctx, plan.Tenant)
+}
+
+// startEnroller starts the process that runs Keylime's tenant code for every enrolment of one `up`, in the tenant's container.
+func (l *Lab) startEnroller(ctx context.Context, log io.Writer) (*keylime.Enroller, error) {
+	configured, err := l.keylime()
+	if err != nil {
+		return nil, err
+	}
+	return keylime.StartEnroller(ctx, configured, keylime.EnrollerOptions{
+		Stderr: log,
+		Start: func(cmd *exec.Cmd) error {
+			l.dockerExec(cmd, l.resource(plan.Tenant), []string{"-i"})
+			return cmd.Start()
+		},
+	})
+}
+
+// dockerExec makes of a command for this machine one that runs in a container, by the docker command, with the same input and output.
+func (l *Lab) dockerExec(cmd *exec.Cmd, name string, flags []string) {
+	args := append([]string{"docker", "exec"}, flags...)
+	for _, e := range inContainer(cmd.Env) {
+		args = append(args, "--env", e)
+	}
+	if cmd.Dir != "" {
+		args = append(args, "--workdir", cmd.Dir)
+	}
+	args = append(args, name)
+	cmd.Args = append(args, cmd.Args...)
+	cmd.Path, cmd.Err = exec.LookPath("docker")
+	cmd.Env, cmd.Dir = os.Environ(), ""
+}
+
+// Tenant implements the lab's side of `keylab tenant`.
+func (l *Lab) Tenant(context.Context) (control.Command, error) {
+	configured, err := l.keylime()
+	if err != nil {
+		return control.Command{}, err
+	}
+	c := configured.Tenant()
+	return control.Command{Host: plan.Tenant, Argv: c.Argv, Env: inContainer(c.Env)}, nil
+}

@@ -1,0 +1,253 @@
+package kind
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"keylab.dev/keylab/cluster/sniproxy"
+	"keylab.dev/keylab/ekca"
+	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/spec"
+	"keylab.dev/keylab/lab/verify"
+	"keylab.dev/keylab/netlab"
+	"keylab.dev/keylab/report"
+)
+
+// Verify proves the lab's claims.
+func (l *Lab) Verify(ctx context.Context) (report.Result, error) {
+	if l.known().Ready.IsZero() {
+		return report.Result{}, fmt.Errorf("lab %s is not up: its `up` runs, or did not come to its end", l.planned.Lab)
+	}
+	t, err := l.target(ctx)
+	if err != nil {
+		return report.Result{}, err
+	}
+	defer t.registrar.Close()
+	defer t.verifier.Close()
+	return verify.Run(ctx, t, verify.Options{}), nil
+}
+
+// target shows the lab to package verify.
+type target struct {
+	l         *Lab
+	plan      plan.Plan
+	ca        *ekca.CA
+	config    *keylime.Configured
+	registrar *keylime.RegistrarClient
+	verifier  *keylime.VerifierClient
+	pods      map[string]netip.Prefix // by node: the addresses of its pods
+	faults    map[string]*fleet.Fault
+}
+
+var _ verify.Target = &target{}
+
+func (l *Lab) target(ctx context.Context) (*target, error) {
+	t := &target{l: l, plan: l.plan(), pods: map[string]netip.Prefix{}}
+	var err error
+	if t.ca, err = l.ekCA(); err != nil {
+		return nil, err
+	}
+	if t.config, err = l.keylime(); err != nil {
+		return nil, err
+	}
+	if t.registrar, err = l.registrar(); err != nil {
+		return nil, err
+	}
+	if t.verifier, err = l.verifier(); err != nil {
+		return nil, err
+	}
+	if t.pods, err = l.podRanges(ctx); err != nil {
+		return nil, err
+	}
+	t.faults, err = l.nodeFaults(ctx)
+	return t, err
+}
+
+// podRanges are the pods' addresses on each node.
+func (l *Lab) podRanges(ctx context.Context) (map[string]netip.Prefix, error) {
+	k, err := l.cluster()
+	if err != nil {
+		return nil, err
+	}
+	list, err := k.typed.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list the cluster's nodes: %w", err)
+	}
+	ranges := map[string]netip.Prefix{}
+	for _, n := range list.Items {
+		if p, err := netip.ParsePrefix(n.Spec.PodCIDR); err == nil {
+			ranges[n.Name] = p
+		}
+	}
+	return ranges, nil
+}
+
+func (t *target) Plan() plan.Plan                     { return t.plan }
+func (t *target) EKCA() *ekca.CA                      { return t.ca }
+func (t *target) CertStore() string                   { return t.l.dir.CertStore() }
+func (t *target) Registrar() *keylime.RegistrarClient { return t.registrar }
+func (t *target) Verifier() *keylime.VerifierClient   { return t.verifier }
+func (t *target) ClientTLS() *tls.Config              { return t.config.PKI.ClientTLS() }
+
+func (t *target) Nodes() []verify.Node {
+	nodes := make([]verify.Node, len(t.plan.Nodes))
+	for i, n := range t.plan.Nodes {
+		known := t.l.node(n.Name)
+		v := verify.Node{Node: n, UUID: known.UUID, Hostname: known.Hostname, Enrolled: known.Enrolled}
+		v.AgentCertificate, _ = t.l.agentCertificate(n.Name) // nil: verify says so
+		v.TPM = func(ctx context.Context) (verify.TPMIdentity, error) {
+			id, err := t.l.tpm(n.Name).Identity(ctx)
+			if err != nil {
+				return verify.TPMIdentity{}, fmt.Errorf("the TPM of %s: %w", n.Name, err)
+			}
+			return verify.TPMIdentity{EKPublic: id.EKPublic, EKSPKI: id.EKSPKI, Certificate: id.Certificate}, nil
+		}
+		v.Served = func(nonce string) (int, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+			defer cancel()
+			return t.l.served(ctx, n, nonce)
+		}
+		v.Arrived = func() (uint64, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+			defer cancel()
+			return t.l.arrived(ctx, n, t.pods[n.KubernetesName])
+		}
+		if f := t.faults[n.Name]; f != nil {
+			v.Fault = f.State + ": " + f.Detail
+		}
+		nodes[i] = v
+	}
+	return nodes
+}
+
+// arrived counts the connections that the node's kernel has forwarded to the agent's port of its own pods.
+func (l *Lab) arrived(ctx context.Context, n plan.Node, pods netip.Prefix) (uint64, error) {
+	link, err := l.link(ctx, n.Name)
+	if err != nil {
+		return 0, err
+	}
+	return link.Arrivals(ctx, pods, n.Agent.Port)
+}
+
+// Time limits of probes: an ARP request on one bridge is answered within a millisecond; probeTimeout is for what is expected to be answered.
+const (
+	arpTimeout   = 500 * time.Millisecond
+	probeTimeout = 10 * time.Second
+)
+
+func (t *target) Probe(ctx context.Context, from, protocol string, to netip.AddrPort) netlab.ProbeResult {
+	timeout := probeTimeout
+	if d, ok := ctx.Deadline(); ok {
+		timeout = time.Until(d)
+		// The probe itself reports the time-out; the way there and back takes its own time.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), timeout+probeTimeout)
+		defer cancel()
+	}
+	link, err := t.l.link(ctx, from)
+	if err != nil {
+		return netlab.ProbeResult{Outcome: netlab.OutcomeFailed, Err: err}
+	}
+	return link.Probe(ctx, protocol, to, dnsQuestion(t.plan.Domain), timeout)
+}
+
+// dnsQuestion is a packet that a DNS server answers: the only service of a lab that speaks UDP.
+func dnsQuestion(domain string) []byte {
+	packet, err := new(dns.Msg).SetQuestion(dns.Fqdn("probe."+domain), dns.TypeA).Pack()
+	if err != nil {
+		return nil
+	}
+	return packet
+}
+
+// SharedSegment asks with ARP, which no router passes on.
+func (t *target) SharedSegment(ctx context.Context, a, b string) (bool, string, error) {
+	host, _ := t.plan.Host(b)
+	link, err := t.l.link(ctx, a)
+	if err != nil {
+		return false, "", err
+	}
+	mac, err := link.ARP(ctx, "eth0", host.Address(), arpTimeout)
+	if err != nil {
+		return false, "", err
+	}
+	if mac == nil {
+		return false, fmt.Sprintf("nobody answers %s when it asks by ARP for %s", a, host.Address()), nil
+	}
+	return true, fmt.Sprintf("%s answers %s by ARP for %s", mac, a, host.Address()), nil
+}
+
+func (t *target) RouterCounters(ctx context.Context) (map[string]uint64, error) {
+	list, err := t.l.router().Counters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	counters := map[string]uint64{}
+	for _, c := range list {
+		counters[c.Name] = c.Packets
+	}
+	return counters, nil
+}
+
+func (t *target) Ingress(ctx context.Context) (verify.IngressCounts, error) {
+	s, err := t.l.ingressStats(ctx)
+	if err != nil {
+		return verify.IngressCounts{}, err
+	}
+	return verify.IngressCounts{Forwarded: s.Connections, Refused: s.Refused}, nil
+}
+
+// ingressStats asks the ingress' controller, from inside its pod.
+func (l *Lab) ingressStats(ctx context.Context) (s sniproxy.Stats, err error) {
+	return s, l.askIngress(ctx, "/stats", &s)
+}
+
+func (l *Lab) askIngress(ctx context.Context, path string, into any) error {
+	if class := l.planned.Kubernetes.IngressClass; class != spec.IngressKeylab {
+		return fmt.Errorf("the ingress of class %s is not keylab's own: it cannot be asked", class)
+	}
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		return l.dialFrom(plan.Ingress)(ctx, network, address)
+	}}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9090"+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask the ingress: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask the ingress for %s: %s", path, resp.Status)
+	}
+	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
+		return fmt.Errorf("read the ingress' answer to %s: %w", path, err)
+	}
+	return nil
+}
+
+func (t *target) Resolve(ctx context.Context, from, name string) ([]netip.Addr, error) {
+	host, _ := t.plan.Host(from)
+	link, err := t.l.link(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	return link.Resolve(ctx, netip.AddrPortFrom(host.Resolver, 53), strings.TrimSuffix(name, "."))
+}
+
+func (t *target) Dial(ctx context.Context, from string, to netip.AddrPort) (net.Conn, error) {
+	return t.l.dialFrom(from)(ctx, "tcp", to.String())
+}

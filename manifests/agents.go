@@ -1,0 +1,224 @@
+package manifests
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// Where an agent's container has its files.
+const (
+	configDir = "/etc/keylime"
+	dataDir   = "/var/lib/keylime"
+)
+
+// Agents is the agents' namespace, their configuration and certificates, the DaemonSet, and for each node a Service and an Ingress.
+func Agents(l Lab) []runtime.Object {
+	ns := l.AgentNamespace
+	config := &corev1.ConfigMap{TypeMeta: kind("v1", "ConfigMap"), ObjectMeta: l.meta(AppAgent, ns, AppAgent), Data: map[string]string{}}
+	secret := &corev1.Secret{TypeMeta: kind("v1", "Secret"), ObjectMeta: l.meta(AppAgent, ns, AppAgent), Type: corev1.SecretTypeOpaque, Data: map[string][]byte{}}
+	ca := &corev1.Secret{TypeMeta: kind("v1", "Secret"), ObjectMeta: l.meta(AppAgent, ns, AppAgent+"-ca"), Type: corev1.SecretTypeOpaque, Data: map[string][]byte{"cv_ca.crt": l.ClientCA}}
+	for _, n := range l.Nodes {
+		config.Data[n.KubernetesName+".conf"] = l.agentConfig(n)
+		secret.Data[n.KubernetesName+".crt"], secret.Data[n.KubernetesName+".key"] = n.ServerCert, n.ServerKey
+	}
+	objects := []runtime.Object{
+		l.namespace(ns, "restricted"),
+		&corev1.ServiceAccount{TypeMeta: kind("v1", "ServiceAccount"), ObjectMeta: l.meta(AppAgent, ns, AppAgent), AutomountServiceAccountToken: ptr(false)},
+		config, ca, secret,
+		l.dataVolume(), l.dataClaim(),
+	}
+	for _, d := range l.agentSets() {
+		objects = append(objects, d)
+	}
+	for _, n := range l.Nodes {
+		objects = append(objects, l.nodeService(n), l.nodeIngress(n))
+	}
+	return objects
+}
+
+// agentConfig is the agent's configuration in the Rust agent's format (keylime-agent.conf): what differs from its defaults.
+func (l Lab) agentConfig(n Node) string {
+	quoted := func(s string) string { return strconv.Quote(s) }
+	lines := []string{
+		"[agent]",
+		"uuid = " + quoted(n.UUIDOption),
+		`ip = "0.0.0.0"`,
+		fmt.Sprintf("port = %d", n.Port),
+		"contact_ip = " + quoted(n.Hostname),
+		"contact_port = 443",
+		"registrar_ip = " + quoted(l.Registrar.Addr().String()),
+		fmt.Sprintf("registrar_port = %d", l.Registrar.Port()),
+		"trusted_client_ca = " + quoted(configDir+"/cv_ca.crt"),
+		"server_cert = " + quoted(configDir+"/server-cert.pem"),
+		"server_key = " + quoted(configDir+"/server-key.pem"),
+		"keylime_dir = " + quoted(dataDir),
+		"tpm_encryption_alg = " + quoted(encryptionAlgorithm(n.EKAlgorithm)),
+		"tpm_signing_alg = " + quoted(n.AKAlgorithm),
+		`run_as = ""`,
+		"enable_revocation_notifications = false",
+		"enable_iak_idevid = false",
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// encryptionAlgorithm is the Rust agent's word for the EK's algorithm.
+func encryptionAlgorithm(ek string) string {
+	if ek == "ecc-p256" {
+		return "ecc256"
+	}
+	return "rsa2048"
+}
+
+// dataVolume is each node's own folder for its agent's keys: one volume that every node has at the same path. So agents keep their AK over restarts, and their
+// pods need no hostPath of their own, which "restricted" forbids.
+func (l Lab) dataVolume() *corev1.PersistentVolume {
+	return &corev1.PersistentVolume{
+		TypeMeta: kind("v1", "PersistentVolume"), ObjectMeta: l.meta(AppAgent, "", AppAgent+"-data"),
+		Spec: corev1.PersistentVolumeSpec{
+			Capacity:                      corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("16Mi")},
+			AccessModes:                   []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany},
+			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
+			ClaimRef:                      &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: l.AgentNamespace, Name: AppAgent + "-data"},
+			PersistentVolumeSource:        corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: AgentDataDir, Type: ptr(corev1.HostPathDirectory)}},
+		},
+	}
+}
+
+func (l Lab) dataClaim() *corev1.PersistentVolumeClaim {
+	return &corev1.PersistentVolumeClaim{
+		TypeMeta: kind("v1", "PersistentVolumeClaim"), ObjectMeta: l.meta(AppAgent, l.AgentNamespace, AppAgent+"-data"),
+		Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}, StorageClassName: ptr(""), VolumeName: AppAgent + "-data",
+			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("16Mi")}},
+		},
+	}
+}
+
+// agentSets are the DaemonSets: one, unless nodes have agents of different kinds.
+func (l Lab) agentSets() []*appsv1.DaemonSet {
+	var sets []*appsv1.DaemonSet
+	index := map[string]int{}
+	var nodes [][]Node
+	for _, n := range l.Nodes {
+		key := fmt.Sprint(n.Agent)
+		i, ok := index[key]
+		if !ok {
+			i = len(nodes)
+			index[key] = i
+			nodes = append(nodes, nil)
+		}
+		nodes[i] = append(nodes[i], n)
+	}
+	for i, group := range nodes {
+		d := l.agentSet(group)
+		if i > 0 {
+			d.Name = fmt.Sprintf("%s-%d", AppAgent, i+1)
+			d.Spec.Selector.MatchLabels["keylab.dev/agents"] = strconv.Itoa(i + 1)
+			d.Spec.Template.Labels["keylab.dev/agents"] = strconv.Itoa(i + 1)
+		}
+		if len(nodes) > 1 {
+			var names []string
+			for _, n := range group {
+				names = append(names, n.Name)
+			}
+			d.Spec.Template.Spec.Affinity = onLabNodes(names...)
+		}
+		sets = append(sets, d)
+	}
+	return sets
+}
+
+// agentSet runs one kind of agent on some nodes.
+func (l Lab) agentSet(nodes []Node) *appsv1.DaemonSet {
+	a := nodes[0].Agent
+	agent := corev1.Container{
+		Name: ContainerAgent, Image: a.Image, ImagePullPolicy: corev1.PullIfNotPresent, Command: a.Command,
+		Env:            []corev1.EnvVar{field("NODE_NAME", "spec.nodeName"), {Name: "KEYLIME_AGENT_CONFIG", Value: configDir + "/agent.conf"}},
+		Ports:          []corev1.ContainerPort{{Name: "agent", ContainerPort: int32(nodes[0].Port)}},
+		ReadinessProbe: tcpProbe(intstr.FromString("agent")), SecurityContext: restricted(),
+		VolumeMounts: []corev1.VolumeMount{
+			{Name: "config", MountPath: configDir, SubPathExpr: "$(NODE_NAME)", ReadOnly: true},
+			{Name: "data", MountPath: dataDir},
+			{Name: "secure", MountPath: dataDir + "/secure"},
+		},
+	}
+	tpm := corev1.ResourceRequirements{Limits: corev1.ResourceList{ResourceTPM: resource.MustParse("1")}}
+	pod := corev1.PodSpec{
+		ServiceAccountName: AppAgent, AutomountServiceAccountToken: ptr(false), EnableServiceLinks: ptr(false), Affinity: onLabNodes(),
+		SecurityContext: &corev1.PodSecurityContext{FSGroup: ptr(int64(AgentUser))},
+		Volumes: []corev1.Volume{
+			{Name: "config", VolumeSource: corev1.VolumeSource{Projected: l.agentFiles(nodes)}},
+			{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: AppAgent + "-data"}}},
+			emptyDir("secure", corev1.StorageMediumMemory, "1Mi"),
+		},
+	}
+	if a.Kind == "go" {
+		agent.Command, agent.Resources = inContainer("agent"), tpm
+	} else {
+		// It speaks swtpm's own protocol over TCP: a container beside it has the TPM and offers that on the pod's loopback.
+		agent.Env = append(agent.Env, corev1.EnvVar{Name: "TCTI", Value: "swtpm:host=127.0.0.1,port=2321"}, corev1.EnvVar{Name: "RUST_LOG", Value: "info"})
+		pod.InitContainers = []corev1.Container{{
+			Name: "tpm", Image: l.KeylabImage, ImagePullPolicy: corev1.PullIfNotPresent, Command: inContainer("tpm-tcp", "/run/keylab-tpm"),
+			RestartPolicy: ptr(corev1.ContainerRestartPolicyAlways), Resources: tpm, SecurityContext: restricted(),
+		}}
+	}
+	pod.Containers = []corev1.Container{agent}
+	d := l.daemonSet(AppAgent, l.AgentNamespace, pod)
+	return d
+}
+
+// agentFiles are the nodes' files, each in a folder with the node's name, of which a pod mounts its own.
+func (l Lab) agentFiles(nodes []Node) *corev1.ProjectedVolumeSource {
+	config := &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: AppAgent}}
+	secret := &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: AppAgent}}
+	ca := &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: AppAgent + "-ca"}}
+	for _, n := range nodes {
+		k := n.KubernetesName
+		config.Items = append(config.Items, corev1.KeyToPath{Key: k + ".conf", Path: k + "/agent.conf"})
+		secret.Items = append(secret.Items, corev1.KeyToPath{Key: k + ".crt", Path: k + "/server-cert.pem"}, corev1.KeyToPath{Key: k + ".key", Path: k + "/server-key.pem"})
+		ca.Items = append(ca.Items, corev1.KeyToPath{Key: "cv_ca.crt", Path: k + "/cv_ca.crt"})
+	}
+	return &corev1.ProjectedVolumeSource{DefaultMode: ptr(int32(0o440)), Sources: []corev1.VolumeProjection{{ConfigMap: config}, {Secret: secret}, {Secret: ca}}}
+}
+
+// nodeService leads to the one agent pod on a node: the ingress' controller labels that with the node's name.
+func (l Lab) nodeService(n Node) *corev1.Service {
+	pods := selector(AppAgent)
+	pods[LabelNode] = n.Name
+	return &corev1.Service{
+		TypeMeta: kind("v1", "Service"), ObjectMeta: l.meta(AppAgent, l.AgentNamespace, serviceName(n)),
+		Spec: corev1.ServiceSpec{Selector: pods, Ports: []corev1.ServicePort{{Name: "agent", Port: int32(n.Port), TargetPort: intstr.FromString("agent"), Protocol: corev1.ProtocolTCP}}},
+	}
+}
+
+// serviceName is a DNS label that begins with a letter, whatever the node's name begins with.
+func serviceName(n Node) string { return "agent-" + n.KubernetesName }
+
+// nodeIngress gives a node's agent its contact address. The annotations tell other controllers to pass TLS through, too.
+func (l Lab) nodeIngress(n Node) *networkingv1.Ingress {
+	i := &networkingv1.Ingress{
+		TypeMeta: kind("networking.k8s.io/v1", "Ingress"), ObjectMeta: l.meta(AppAgent, l.AgentNamespace, serviceName(n)),
+		Spec: networkingv1.IngressSpec{
+			IngressClassName: ptr(l.IngressClass),
+			Rules: []networkingv1.IngressRule{{Host: n.Hostname, IngressRuleValue: networkingv1.IngressRuleValue{HTTP: &networkingv1.HTTPIngressRuleValue{
+				Paths: []networkingv1.HTTPIngressPath{{Path: "/", PathType: ptr(networkingv1.PathTypePrefix), Backend: networkingv1.IngressBackend{
+					Service: &networkingv1.IngressServiceBackend{Name: serviceName(n), Port: networkingv1.ServiceBackendPort{Name: "agent"}}}}},
+			}}}},
+		},
+	}
+	i.Annotations = map[string]string{
+		"nginx.ingress.kubernetes.io/ssl-passthrough":  "true",
+		"haproxy-ingress.github.io/ssl-passthrough":    "true",
+		"haproxy.org/ssl-passthrough":                  "true",
+		"nginx.ingress.kubernetes.io/backend-protocol": "HTTPS",
+	}
+	return i
+}
