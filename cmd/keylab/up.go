@@ -146,6 +146,9 @@ func (f *upFlags) spec(c *cobra.Command, s streams, args []string) (lab.Spec, er
 			labSpec.Timeouts.Ready = 0 // its default follows from the substrate
 		}
 	}
+	if file == "" { // as large as it must be for the number of nodes and the substrate
+		labSpec.Networks.Cluster = spec.ClusterNetwork{}
+	}
 	if f.images != "" {
 		labSpec.Images.Source = spec.ImageSource(f.images)
 	}
