@@ -3,6 +3,7 @@ package netlab
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -26,7 +27,7 @@ func CountConnections(ns *Namespace, port uint16) (*ConnCounter, error) {
 // CountForwarded is CountConnections for those which the namespace forwards
 // to a prefix behind it, as a node does to its pods.
 func CountForwarded(ns *Namespace, to netip.Prefix, port uint16) (*ConnCounter, error) {
-	return countConnections(ns, port, fmt.Sprintf("keylab-forwarded-%d", port), nftables.ChainHookForward, destinationIn(to.Masked()))
+	return countConnections(ns, port, fmt.Sprintf("keylab-forwarded-%s-%d", strings.ReplaceAll(to.Masked().String(), "/", "-"), port), nftables.ChainHookForward, destinationIn(to.Masked()))
 }
 
 func countConnections(ns *Namespace, port uint16, table string, hook *nftables.ChainHook, to []expr.Any) (*ConnCounter, error) {

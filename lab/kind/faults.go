@@ -10,12 +10,12 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/manifests"
 )
@@ -33,8 +33,8 @@ func (l *Lab) faults() map[string]fault {
 		"open-router": {0, func(ctx context.Context, _ []plan.Node) error { return l.router().OpenAll(ctx) }, func(ctx context.Context, _ []plan.Node) error { return l.router().Restore(ctx) },
 			"the router lets everything through", "the router follows its allow-list again"},
 		"swapped-route": {2, l.swapRoutes, l.unswapRoutes, "each hostname leads to the other node's agent", "each hostname leads to its own agent again; the verifier was told to ask them again"},
-		"dead-agent":    {1, l.pauseAgent, l.resumeAgent, "the agent is stopped", "the agent runs again, and the verifier was told to ask it again"},
-		"dead-tpm":      {1, l.killTPM, l.startTPMAgain, "the TPM's process is killed", "the TPM runs again, and the verifier was told to ask its agent again"},
+		"dead-agent":    {1, l.pauseAgent, l.resumeAgent, "the agent is frozen", "the agent runs again, and the verifier was told to ask it again"},
+		"dead-tpm":      {1, l.killTPM, l.startTPMAgain, "the TPM's process is killed", "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew"},
 	}
 }
 
@@ -144,38 +144,19 @@ func (l *Lab) agentTaskDo(ctx context.Context, n plan.Node, verb string) error {
 	return err
 }
 
-// pauseAgent freezes the agent: one that was killed the kubelet would start again.
+// pauseAgent freezes the agent: one that was killed the kubelet would start again. Its kernel still takes connections for it, which nobody answers.
 func (l *Lab) pauseAgent(ctx context.Context, n []plan.Node) error {
-	if err := l.agentTaskDo(ctx, n[0], "pause"); err != nil {
-		return err
-	}
-	return l.awaitAgentReady(ctx, n[0], corev1.ConditionFalse)
+	return l.agentTaskDo(ctx, n[0], "pause")
 }
 
 func (l *Lab) resumeAgent(ctx context.Context, n []plan.Node) error {
 	if err := l.agentTaskDo(ctx, n[0], "resume"); err != nil && !strings.Contains(err.Error(), "not paused") {
 		return err
 	}
-	if err := l.awaitAgentReady(ctx, n[0], corev1.ConditionTrue); err != nil {
-		return err
-	}
 	if err := l.awaitRoute(ctx, n[0], n[0]); err != nil {
 		return err
 	}
 	return l.reactivate(ctx, n)
-}
-
-func (l *Lab) awaitAgentReady(ctx context.Context, n plan.Node, want corev1.ConditionStatus) error {
-	return await(ctx, "the agent of "+n.Name+" to be ready: "+strings.ToLower(string(want)), func(ctx context.Context) (string, error) {
-		pod, err := l.agentPod(ctx, n)
-		if err != nil {
-			return "", err
-		}
-		if podReady(*pod) != (want == corev1.ConditionTrue) {
-			return "pod " + pod.Name + " is not", nil
-		}
-		return "", nil
-	})
 }
 
 func (l *Lab) killTPM(ctx context.Context, n []plan.Node) error {
@@ -193,28 +174,85 @@ func (l *Lab) startTPMAgain(ctx context.Context, n []plan.Node) error {
 	if _, err := l.tpm(n[0].Name).AwaitSafeClock(ctx); err != nil {
 		return err
 	}
-	return l.reactivate(ctx, n)
+	return l.enrolAgain(ctx, n[0])
 }
 
-// reactivate does what an operator would after the repair: a verifier that has given an agent up asks it no more by itself.
+// enrolAgain has the verifier forget an agent, and the tenant hand it over anew.
+func (l *Lab) enrolAgain(ctx context.Context, n plan.Node) error {
+	v, err := l.verifier()
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	uuid := l.node(n.Name).UUID
+	err = await(ctx, "the verifier to forget "+n.Name, func(ctx context.Context) (string, error) {
+		done, err := v.Delete(ctx, uuid)
+		if errors.Is(err, keylime.ErrNotFound) || err == nil && done {
+			return "", nil
+		}
+		return "it ends a quote that is under way", err
+	})
+	if err != nil {
+		return err
+	}
+	log, err := l.logFile(plan.Tenant)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	tenant, err := l.startEnroller(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tenant.Close(context.WithoutCancel(ctx)) }() // its work is done
+	e, err := fleet.Enrol(ctx, tenant, log, uuid)
+	if err != nil {
+		return err
+	}
+	if err := l.learnNode(n.Name, func(f *nodeFacts) { f.Enrolled = e }); err != nil {
+		return err
+	}
+	if !e.OK {
+		return fmt.Errorf("the tenant refused %s (%s): %s", n.Name, uuid, e.Message)
+	}
+	return fleet.AwaitAttested(ctx, v, n.Name, uuid)
+}
+
+// reactivate does what an operator would after the repair, and waits until the verifier trusts the nodes again: one that has given an agent up asks it no
+// more by itself. It may also give it up only now, for a last answer from before the repair.
 func (l *Lab) reactivate(ctx context.Context, nodes []plan.Node) error {
 	v, err := l.verifier()
 	if err != nil {
 		return err
 	}
 	defer v.Close()
-	for _, n := range nodes {
-		uuid := l.node(n.Name).UUID
-		a, err := v.Agent(ctx, uuid)
-		if errors.Is(err, keylime.ErrNotFound) || err == nil && !a.OperationalState.Stopped() {
-			continue
+	before := map[string]int{}
+	return await(ctx, "the verifier to attest the nodes again", func(ctx context.Context) (string, error) {
+		var missing []string
+		for _, n := range nodes {
+			uuid := l.node(n.Name).UUID
+			a, err := v.Agent(ctx, uuid)
+			if errors.Is(err, keylime.ErrNotFound) {
+				continue // it was never enrolled
+			}
+			if err != nil {
+				return "", fmt.Errorf("ask the verifier for %s: %w", n.Name, err)
+			}
+			if a.OperationalState.Stopped() {
+				if err := v.Reactivate(ctx, uuid); err != nil {
+					return "", fmt.Errorf("reactivate %s at the verifier: %w", n.Name, err)
+				}
+				delete(before, n.Name)
+				missing = append(missing, n.Name+" was given up, and is asked again")
+				continue
+			}
+			if first, ok := before[n.Name]; !ok {
+				before[n.Name] = a.AttestationCount
+				missing = append(missing, n.Name+" is being asked")
+			} else if a.AttestationCount <= first {
+				missing = append(missing, n.Name+" is "+a.OperationalState.String())
+			}
 		}
-		if err == nil {
-			err = v.Reactivate(ctx, uuid)
-		}
-		if err != nil {
-			return fmt.Errorf("reactivate %s at the verifier: %w", n.Name, err)
-		}
-	}
-	return nil
+		return strings.Join(missing, "; "), nil
+	})
 }

@@ -109,6 +109,13 @@ type conn struct {
 // CloseWrite ends the direction to the peer.
 func (c *conn) CloseWrite() error { return c.Stream.Close() }
 
+// Close ends the connection, and reads that wait for the peer, which closing a yamux stream alone does not.
+func (c *conn) Close() error {
+	err := c.Stream.Close()
+	_ = c.Stream.SetReadDeadline(time.Unix(1, 0))
+	return err
+}
+
 func (c *Client) probe(ctx context.Context, r request) netlab.ProbeResult {
 	a, err := c.call(ctx, r)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/yamux"
 	"github.com/vishvananda/netlink"
@@ -75,9 +76,7 @@ func (s *server) serve(ctx context.Context, stream *yamux.Stream) {
 
 // dial connects, and then copies both ways; the end of one direction is passed on as such.
 func (s *server) dial(ctx context.Context, stream *yamux.Stream, r request) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	conn, err := s.connect(ctx, r)
-	cancel()
+	conn, err := s.connectUntilHungUp(ctx, stream, r)
 	var a answer
 	a.fail(err)
 	if send(stream, a) != nil || err != nil {
@@ -87,6 +86,9 @@ func (s *server) dial(ctx context.Context, stream *yamux.Stream, r request) {
 		return
 	}
 	defer conn.Close()
+	// When the session ends the connection does too, even if its peer takes no notice of a half-close.
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -98,6 +100,24 @@ func (s *server) dial(ctx context.Context, stream *yamux.Stream, r request) {
 	_, _ = io.Copy(stream, conn)
 	stream.Close()
 	<-done
+}
+
+// connectUntilHungUp connects, and gives up when the client closes the stream: it sends nothing before it has its answer.
+func (s *server) connectUntilHungUp(ctx context.Context, stream *yamux.Stream, r request) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, yamux.ErrTimeout) {
+			cancel()
+		}
+	}()
+	conn, err := s.connect(ctx, r)
+	_ = stream.SetReadDeadline(time.Unix(1, 0))
+	<-watched
+	_ = stream.SetReadDeadline(time.Time{})
+	return conn, err
 }
 
 func (s *server) connect(ctx context.Context, r request) (net.Conn, error) {
