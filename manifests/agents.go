@@ -102,13 +102,16 @@ func (l Lab) dataClaim() *corev1.PersistentVolumeClaim {
 	}
 }
 
-// agentSets are the DaemonSets: one, unless nodes have agents of different kinds.
+// labelSet tells the pods of one of several DaemonSets from those of the others.
+const labelSet = "keylab.dev/agents"
+
+// agentSets are the DaemonSets: one, unless nodes have agents of different kinds, or on different ports, which a pod names.
 func (l Lab) agentSets() []*appsv1.DaemonSet {
 	var sets []*appsv1.DaemonSet
 	index := map[string]int{}
 	var nodes [][]Node
 	for _, n := range l.Nodes {
-		key := fmt.Sprint(n.Agent)
+		key := fmt.Sprint(n.Agent, n.Port)
 		i, ok := index[key]
 		if !ok {
 			i = len(nodes)
@@ -121,10 +124,9 @@ func (l Lab) agentSets() []*appsv1.DaemonSet {
 		d := l.agentSet(group)
 		if i > 0 {
 			d.Name = fmt.Sprintf("%s-%d", AppAgent, i+1)
-			d.Spec.Selector.MatchLabels["keylab.dev/agents"] = strconv.Itoa(i + 1)
-			d.Spec.Template.Labels["keylab.dev/agents"] = strconv.Itoa(i + 1)
 		}
 		if len(nodes) > 1 {
+			d.Spec.Selector.MatchLabels[labelSet], d.Spec.Template.Labels[labelSet] = strconv.Itoa(i+1), strconv.Itoa(i+1)
 			var names []string
 			for _, n := range group {
 				names = append(names, n.Name)

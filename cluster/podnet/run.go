@@ -71,6 +71,10 @@ func run(ctx context.Context, c Config, client kubernetes.Interface) error {
 	}
 	factory.Start(ctx.Done())
 	defer factory.Shutdown()
+	// As long as some nodes are not known yet, their routes, left by an earlier run, would be taken for those of nodes that are gone.
+	if !cache.WaitForCacheSync(ctx.Done(), nodes.Informer().HasSynced) {
+		return nil // ctx has ended
+	}
 	s := &state{config: c}
 	for {
 		select {

@@ -44,6 +44,7 @@ type controller struct {
 	nodes     corelisters.NodeLister
 	pods      corelisters.PodLister
 	changed   chan struct{}
+	warned    map[string]string // what was said last of each name
 }
 
 func newController(client kubernetes.Interface, c Config) (*controller, error) {
@@ -53,7 +54,7 @@ func newController(client kubernetes.Interface, c Config) (*controller, error) {
 		factory:   f,
 		ingresses: f.Networking().V1().Ingresses().Lister(), services: f.Core().V1().Services().Lister(),
 		slices: f.Discovery().V1().EndpointSlices().Lister(), nodes: f.Core().V1().Nodes().Lister(), pods: f.Core().V1().Pods().Lister(),
-		changed: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), warned: map[string]string{},
 	}
 	for _, i := range []cache.SharedIndexInformer{
 		f.Networking().V1().Ingresses().Informer(), f.Core().V1().Services().Informer(), f.Discovery().V1().EndpointSlices().Informer(),
@@ -108,13 +109,13 @@ func (k *controller) routes() (map[string]string, error) {
 			}
 			name := strings.ToLower(r.Host)
 			if first, ok := owner[name]; ok {
-				k.log.Warn("two Ingress objects want one name", "name", name, "first", first, "second", i.Namespace+"/"+i.Name)
+				k.warn(name, "two Ingress objects want it: "+first+" has it, "+i.Namespace+"/"+i.Name+" does not get it")
 				continue
 			}
 			owner[name] = i.Namespace + "/" + i.Name
 			address, err := k.backend(i.Namespace, r.HTTP.Paths[0].Backend.Service)
 			if err != nil {
-				k.log.Warn("no route", "name", name, "why", err)
+				k.warn(name, err.Error())
 				continue
 			}
 			if address != "" {
@@ -125,21 +126,23 @@ func (k *controller) routes() (map[string]string, error) {
 	return routes, nil
 }
 
+// warn says once what is wrong with a name.
+func (k *controller) warn(name, what string) {
+	if k.warned[name] != what {
+		k.warned[name] = what
+		k.log.Warn("no route", "name", name, "why", what)
+	}
+}
+
 // backend is where a Service leads: the first of its ready endpoints by address; empty when it has none.
 func (k *controller) backend(namespace string, b *networkingv1.IngressServiceBackend) (string, error) {
 	service, err := k.services.Services(namespace).Get(b.Name)
 	if err != nil {
 		return "", fmt.Errorf("service %s/%s: %w", namespace, b.Name, err)
 	}
-	port := ""
 	for _, p := range service.Spec.Ports {
 		if p.Name == b.Port.Name && b.Port.Name != "" || p.Port == b.Port.Number && b.Port.Number != 0 {
-			port = p.Name
-			if b.Port.Name == "" && p.Name == "" {
-				port = "" // a Service with one port need not name it, and neither do its slices
-			}
-			found, err := k.endpoint(namespace, b.Name, port)
-			return found, err
+			return k.endpoint(namespace, b.Name, p.Name)
 		}
 	}
 	return "", fmt.Errorf("service %s/%s has no port %s%d", namespace, b.Name, b.Port.Name, b.Port.Number)

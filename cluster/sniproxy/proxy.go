@@ -150,15 +150,8 @@ func (p *Proxy) do(ctx context.Context, command string) error {
 func (p *Proxy) SetRoutes(ctx context.Context, routes map[string]string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	restarted, err := p.restarted(ctx)
-	if err != nil {
+	if err := p.meet(ctx); err != nil {
 		return err
-	}
-	if restarted { // it has forgotten all
-		p.routes = map[string]string{}
-		if err := p.clear(ctx); err != nil {
-			return err
-		}
 	}
 	var errs []error
 	for _, name := range sortedNames(p.routes) {
@@ -174,11 +167,11 @@ func (p *Proxy) SetRoutes(ctx context.Context, routes map[string]string) error {
 	return errors.Join(errs...)
 }
 
-// restarted tells whether HAProxy is another process than last time.
-func (p *Proxy) restarted(ctx context.Context) (bool, error) {
+// meet looks whether HAProxy is another process than last time, or this one is new; then it learns what that has in force.
+func (p *Proxy) meet(ctx context.Context) error {
 	info, err := p.command(ctx, "show info")
 	if err != nil {
-		return false, err
+		return err
 	}
 	var pid, start string
 	for line := range strings.Lines(info) {
@@ -190,15 +183,53 @@ func (p *Proxy) restarted(ctx context.Context) (bool, error) {
 	}
 	id := pid + "/" + start
 	if id == p.started {
-		return false, nil
+		return nil
+	}
+	if err := p.learn(ctx); err != nil {
+		return err
 	}
 	p.started = id
-	return true, nil
+	return nil
 }
 
-// clear empties HAProxy's map, which it may have read from an older file.
-func (p *Proxy) clear(ctx context.Context) error {
-	return p.do(ctx, "clear map "+filepath.Join(p.o.Dir, fileMap))
+// learn reads names and slots out of HAProxy's map, and the slots' addresses out of its servers. A HAProxy that has just started has none.
+func (p *Proxy) learn(ctx context.Context) error {
+	entries, err := p.command(ctx, "show map "+filepath.Join(p.o.Dir, fileMap))
+	if err != nil {
+		return err
+	}
+	state, err := p.command(ctx, "show servers state")
+	if err != nil {
+		return err
+	}
+	addresses := map[string]string{}
+	column := map[string]int{}
+	for line := range strings.Lines(state) {
+		f := strings.Fields(line)
+		if len(f) > 2 && f[0] == "#" {
+			for i, name := range f[1:] {
+				column[name] = i
+			}
+			continue
+		}
+		name, address, port := column["be_name"], column["srv_addr"], column["srv_port"]
+		if n := max(name, address, port); n > 0 && len(f) > n {
+			addresses[f[name]] = net.JoinHostPort(f[address], f[port])
+		}
+	}
+	p.routes = map[string]string{}
+	for line := range strings.Lines(entries) {
+		f := strings.Fields(line) // a pointer, the name, the slot
+		if len(f) != 3 {
+			continue
+		}
+		i, err := strconv.Atoi(strings.TrimPrefix(f[2], "slot-"))
+		if err != nil {
+			continue
+		}
+		p.slots[f[1]], p.routes[f[1]] = i, addresses[f[2]]
+	}
+	return nil
 }
 
 func (p *Proxy) set(ctx context.Context, name, address string) error {

@@ -79,8 +79,7 @@ func run(ctx context.Context, c Config, client kubernetes.Interface) error {
 	proxy := New(Options{Dir: c.Dir, Listen: c.Listen})
 	var ready atomic.Bool
 	server := &http.Server{Addr: c.Status, Handler: status(proxy, &ready), ReadHeaderTimeout: 5 * time.Second}
-	stop := context.AfterFunc(ctx, func() { server.Close() })
-	defer stop()
+	defer server.Close()
 	served := make(chan error, 1)
 	go func() { served <- server.ListenAndServe() }()
 	if err := k.start(ctx); err != nil {
@@ -91,9 +90,10 @@ func run(ctx context.Context, c Config, client kubernetes.Interface) error {
 	for last, said := map[string]string{}, ""; ; {
 		routes, err := k.routes()
 		if err == nil {
-			err = errors.Join(k.labelPods(ctx), k.publish(ctx), proxy.SetRoutes(ctx, routes))
+			err = proxy.SetRoutes(ctx, routes)
 		}
 		ready.Store(err == nil)
+		err = errors.Join(err, k.labelPods(ctx), k.publish(ctx))
 		if err != nil && err.Error() != said && ctx.Err() == nil {
 			said = err.Error()
 			c.Log.Warn("not in order", "error", err)

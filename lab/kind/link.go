@@ -93,6 +93,16 @@ func (l *Lab) containerOf(host string) string {
 	return l.resource(host)
 }
 
+// closeLink ends one session.
+func (l *Lab) closeLink(host string) {
+	l.links.mu.Lock()
+	defer l.links.mu.Unlock()
+	if e := l.links.open[host]; e != nil && e.made.Load() && e.client != nil {
+		e.client.Close()
+	}
+	delete(l.links.open, host)
+}
+
 // closeLinks ends all sessions.
 func (l *Lab) closeLinks() {
 	l.links.mu.Lock()

@@ -2,9 +2,13 @@ package kind
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
 
 	"keylab.dev/keylab/lab/kind/netroles"
@@ -147,3 +151,26 @@ func (l *Lab) router() *netroles.RouterClient {
 
 // dns speaks with one of the DNS servers' own processes.
 func (l *Lab) dns(name string) *netroles.DNSClient { return netroles.NewDNSClient(l.dialControl(name)) }
+
+// probeFromNetwork probes from a container of its own in one of the networks, by way of a gateway.
+func (l *Lab) probeFromNetwork(ctx context.Context, network string, via netip.Addr, to netip.AddrPort, timeout time.Duration) (r netlab.ProbeResult, err error) {
+	const name = "probe"
+	c := l.container(name, l.images().Tools, "pause")
+	c.host.CapAdd = []string{"NET_ADMIN"} // for a route
+	c.networks = []attachment{{network: network}}
+	defer func() {
+		l.closeLink(name)
+		gone := l.docker.ContainerRemove(context.WithoutCancel(ctx), l.resource(name), container.RemoveOptions{Force: true})
+		if gone != nil && !cerrdefs.IsNotFound(gone) {
+			err = errors.Join(err, gone)
+		}
+	}()
+	if err := l.start(ctx, c); err != nil {
+		return r, err
+	}
+	link, err := l.link(ctx, name)
+	if err != nil {
+		return r, err
+	}
+	return link.ProbeVia(ctx, via, to, timeout), nil
+}

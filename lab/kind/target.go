@@ -172,6 +172,28 @@ func dnsQuestion(domain string) []byte {
 	return packet
 }
 
+// ProbePast implements verify.HostGateway: every Docker network has an address of the machine itself in it. A node can set a route by itself; on the services
+// network a container that may is started for it.
+func (t *target) ProbePast(ctx context.Context, from string, to netip.AddrPort) (netlab.ProbeResult, netip.Addr, error) {
+	host, _ := t.plan.Host(from)
+	via := nth(t.plan.Network(host.Interfaces[0].Network).Prefix, hostOffset)
+	timeout := probeTimeout
+	if d, ok := ctx.Deadline(); ok {
+		timeout = time.Until(d)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout+probeTimeout)
+	defer cancel()
+	if _, ok := t.plan.Node(from); ok {
+		link, err := t.l.link(ctx, from)
+		if err != nil {
+			return netlab.ProbeResult{}, via, err
+		}
+		return link.ProbeVia(ctx, via, to, timeout), via, nil
+	}
+	r, err := t.l.probeFromNetwork(ctx, host.Interfaces[0].Network, via, to, timeout)
+	return r, via, err
+}
+
 // SharedSegment asks with ARP, which no router passes on.
 func (t *target) SharedSegment(ctx context.Context, a, b string) (bool, string, error) {
 	host, _ := t.plan.Host(b)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/netlab"
@@ -51,6 +53,7 @@ func (v *verification) separation(ctx context.Context) []report.Check {
 		results = append(results, c.result(ctx))
 	}
 	results = append(results, v.countDrops(ctx, blocked, forbidden)...)
+	results = append(results, runChecks(ctx, v.pastRouter())...)
 	return append(results, runChecks(ctx, v.segments())...)
 }
 
@@ -86,7 +89,44 @@ func (v *verification) flows() []flow {
 		}
 	}
 	add(plan.Ingress, plan.Verifier, "tcp", k.Verifier.Port())
+	if c := v.plan.Kubernetes; c != nil {
+		add(plan.Tenant, c.ControlPlane, "tcp", apiServerPort)
+		add(plan.Tenant, v.nodes[0].Name, "tcp", kubeletPort)
+	}
 	return flows
+}
+
+// Ports of Kubernetes that no host of the services network may reach.
+const (
+	apiServerPort = 6443
+	kubeletPort   = 10250
+)
+
+// pastRouter checks that flows which the router would let pass do not get through by way of the machine's own addresses in the lab's networks,
+// where it has any: else the router would be no more than a suggestion.
+func (v *verification) pastRouter() []check {
+	gateway, ok := v.target.(HostGateway)
+	if !ok {
+		return nil
+	}
+	k := v.plan.Keylime
+	var checks []check
+	for from, to := range map[string]netip.AddrPort{plan.Tenant: k.Ingress, v.nodes[0].Name: k.Registrar} {
+		checks = append(checks, check{"past-router", pointSeparation, fmt.Sprintf("%s → %s", from, to), func(ctx context.Context) (string, error) {
+			ctx, cancel := context.WithTimeout(ctx, v.options.ProbeTimeout)
+			defer cancel()
+			r, via, err := gateway.ProbePast(ctx, from, to)
+			if err != nil {
+				return "", fmt.Errorf("try to get past the router: %w", err)
+			}
+			if r.Outcome == netlab.OutcomeOpen || r.Outcome == netlab.OutcomeRefused {
+				return "", fmt.Errorf("the machine's own address %s leads past the router: the probe found it %w", via, found(r))
+			}
+			return fmt.Sprintf("no way by %s, the machine's own address: %s", via, r.Outcome), nil
+		}})
+	}
+	slices.SortFunc(checks, func(a, b check) int { return strings.Compare(a.subject, b.subject) })
+	return checks
 }
 
 // open checks that an allowed flow is answered and that the router counted it under a rule.

@@ -40,6 +40,12 @@ type Target interface {
 	Dial(ctx context.Context, from string, to netip.AddrPort) (net.Conn, error)
 }
 
+// HostGateway is a target in whose networks the machine itself has an address, so that it could be a way past the router.
+type HostGateway interface {
+	// ProbePast tries to reach an address from a host's network by way of the machine's own address in it.
+	ProbePast(ctx context.Context, from string, to netip.AddrPort) (r netlab.ProbeResult, via netip.Addr, err error)
+}
+
 // IngressCounts are the connections that an ingress has seen.
 type IngressCounts struct {
 	Forwarded map[string]uint64 // by hostname
