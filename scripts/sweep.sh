@@ -32,6 +32,23 @@ for process in /proc/[0-9]*; do
   fi
 done
 
+# A lab on Kubernetes is in Docker, with labels that say where its folder was.
+if command -v docker >/dev/null && docker version >/dev/null 2>&1; then
+  for lab in $({
+    docker ps --all --format '{{.Label "keylab.dir"}} {{.Label "keylab.lab"}}'
+    docker network ls --format '{{.Label "keylab.dir"}} {{.Label "keylab.lab"}}'
+    docker volume ls --format '{{.Label "keylab.dir"}} {{.Label "keylab.lab"}}'
+  } | awk -v mark="/keylab-test-$key-" 'index($1, mark) { print $2 }' | sort -u); do
+    echo "lab $lab was still in Docker"
+    for label in "keylab.lab=$lab" "io.x-k8s.kind.cluster=keylab-$lab"; do
+      docker ps --all --quiet --filter "label=$label" | xargs --no-run-if-empty docker rm --force --volumes >/dev/null
+    done
+    docker network ls --quiet --filter "label=keylab.lab=$lab" | xargs --no-run-if-empty docker network rm >/dev/null
+    docker volume ls --quiet --filter "label=keylab.lab=$lab" | xargs --no-run-if-empty docker volume rm >/dev/null
+    found=1
+  done
+fi
+
 # A module cache made by a test is read-only.
 for folder in "${TMPDIR:-/tmp}" /tmp; do
   folder=${folder%/}

@@ -150,7 +150,7 @@ func (l *Lab) pauseAgent(ctx context.Context, n []plan.Node) error {
 }
 
 func (l *Lab) resumeAgent(ctx context.Context, n []plan.Node) error {
-	if err := l.agentTaskDo(ctx, n[0], "resume"); err != nil && !strings.Contains(err.Error(), "not paused") {
+	if err := l.agentTaskDo(ctx, n[0], "resume"); err != nil && !strings.Contains(err.Error(), "cannot resume a running process") {
 		return err
 	}
 	if err := l.awaitRoute(ctx, n[0], n[0]); err != nil {

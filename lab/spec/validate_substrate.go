@@ -39,9 +39,6 @@ func (c *checker) substrate() {
 	if pool := n.Cluster.KindPool(); pool.IsValid() && pool.Contains(n.Cluster.LoadBalancer) {
 		c.add("networks.cluster.loadBalancer", fmt.Sprintf("%s is in %s, out of which Docker gives the nodes their addresses; choose another", n.Cluster.LoadBalancer, pool), "")
 	}
-	if name := "keylab-" + c.spec.Name + "-control-plane"; len(name) > 63 {
-		c.add("name", fmt.Sprintf("%s is too long for the substrate kind: %s, the name of a host, has more than 63 characters", quote(c.spec.Name), name), "at most 42 characters")
-	}
 	if b := c.spec.TPM.Backend; b == BackendSimulator {
 		c.add("tpm.backend", "\"simulator\" is not there for the substrate kind: its TPMs are swtpm in containers", "auto, swtpm")
 	}
