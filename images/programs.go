@@ -108,6 +108,7 @@ func buildGo(ctx context.Context, module, dir string, r recipe, m *manifest) err
 			return fmt.Errorf("read what %s was built from: %w", program, err)
 		}
 		m.Contents["go"] = info.GoVersion
+		m.Contents["module "+info.Main.Path] = info.Main.Version
 		for _, d := range info.Deps {
 			if d.Replace != nil {
 				d = d.Replace

@@ -10,7 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keylab.dev/keylab/images"
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/kind"
 	"keylab.dev/keylab/lab/netns/sandbox"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/state"
@@ -35,6 +37,8 @@ func Doctor(ctx context.Context) []Finding {
 		program("nsenter", "keylab exec, shell, tpm and tenant", "util-linux"),
 		program("tpm2_pcrread", "keylab tpm NODE -- tpm2_…", "tpm2-tools"),
 		program("nft", "a look at the router's rules by hand", "nftables"),
+		dockerFinding(ctx),
+		imageBuilding(),
 		space("the labs' state", state.Base, 64<<20),
 		space("the cache", state.CacheBase, 512<<20),
 	)
@@ -97,6 +101,39 @@ func keylimeNeeds(ctx context.Context) []Finding {
 		findings = append(findings, Finding{What: "Keylime", OK: true, Detail: "Python has what the services need"})
 	}
 	return findings
+}
+
+// dockerFinding tells whether labs of the substrate kind can run.
+func dockerFinding(ctx context.Context) Finding {
+	f := Finding{What: "Docker", Optional: true}
+	docker, err := kind.NewClient()
+	if err != nil {
+		f.Detail = err.Error()
+		return f
+	}
+	defer docker.Close()
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	version, err := kind.CheckDocker(ctx, docker)
+	var problem *kind.Problem
+	switch {
+	case errors.As(err, &problem):
+		f.Detail, f.Fix = problem.What+" (needed for --substrate kind)", problem.Fix
+	case err != nil:
+		f.Detail = err.Error()
+	default:
+		f.OK, f.Detail = true, "version "+version+", for labs of the substrate kind"
+	}
+	return f
+}
+
+// imageBuilding tells whether container images can be built here, where no registry has them.
+func imageBuilding() Finding {
+	f := Finding{What: "image building", OK: true, Optional: true, Detail: "Go and mmdebstrap are there"}
+	for _, p := range images.Problems() {
+		f.OK, f.Detail, f.Fix = false, p.What+" (needed for --substrate kind without a registry)", p.Fix
+	}
+	return f
 }
 
 // program looks for a program that some verb needs.
