@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"keylab.dev/keylab/lab/fleet"
@@ -191,6 +192,11 @@ func (l *Lab) applyLoadBalancer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, o := range install {
+		if err := probeOften(o); err != nil {
+			return err
+		}
+	}
 	if err := k.apply(ctx, install); err != nil {
 		return err
 	}
@@ -202,6 +208,24 @@ func (l *Lab) applyLoadBalancer(ctx context.Context) error {
 		return err
 	}
 	return k.apply(ctx, manifests.LoadBalancer(m))
+}
+
+// probeOften makes the readiness of MetalLB's pods known as soon as it is there: its manifest has the kubelet ask every ten seconds, from the tenth on.
+func probeOften(o runtime.Object) error {
+	u, ok := o.(*unstructured.Unstructured)
+	if !ok || u.GetKind() != "Deployment" && u.GetKind() != "DaemonSet" {
+		return nil
+	}
+	containers, _, err := unstructured.NestedSlice(u.Object, "spec", "template", "spec", "containers")
+	if err != nil {
+		return fmt.Errorf("read MetalLB's manifest: %w", err)
+	}
+	for _, c := range containers {
+		if probe, ok := c.(map[string]any)["readinessProbe"].(map[string]any); ok {
+			probe["initialDelaySeconds"], probe["periodSeconds"] = int64(1), int64(1)
+		}
+	}
+	return unstructured.SetNestedSlice(u.Object, containers, "spec", "template", "spec", "containers")
 }
 
 // applyIngress installs the ingress, if it is keylab's own, and waits until it answers on the load balancer's address.

@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
@@ -152,31 +154,71 @@ func Wipe(ctx context.Context, docker *client.Client, dir state.Dir) (was bool, 
 // tpmStopTimeout is how long a TPM may take for its orderly end, in seconds; without that its clock is not safe at the next start.
 const tpmStopTimeout = 5
 
-// remove takes away what Docker has of a lab: TPMs end in order, all else at once. What appears meanwhile, from an `up` that was killed,
-// is found by looking again.
+// Of an up that was killed, kind's last docker command may still be making a container when the rest is taken away.
+const (
+	removeLimit = 30 * time.Second
+	removePause = 200 * time.Millisecond
+)
+
+// remove takes away what Docker has of a lab: TPMs end in order, all else at once. It looks again until nothing is left and nobody is making more.
 func remove(ctx context.Context, docker *client.Client, lab string, r removal) error {
-	const looks = 3
-	for range looks {
+	ctx, cancel := context.WithTimeoutCause(ctx, removeLimit, fmt.Errorf("it is not all gone after %s", removeLimit))
+	defer cancel()
+	tick := time.NewTicker(removePause)
+	defer tick.Stop()
+	for {
 		f, err := find(ctx, docker, lab)
 		if err != nil {
 			return err
 		}
-		volumes := slices.DeleteFunc(f.volumes, func(v *volume.Volume) bool { return v.Labels[LabelKeep] != "" && !r.volumes })
-		if !f.running() && len(volumes) == 0 {
+		f.volumes = slices.DeleteFunc(f.volumes, func(v *volume.Volume) bool { return v.Labels[LabelKeep] != "" && !r.volumes })
+		if !f.running() && len(f.volumes) == 0 && !beingMade(lab) {
 			return nil
 		}
-		if err := removeAll(ctx, docker, f.containers, r); err != nil {
-			return err
+		err = removeFound(ctx, docker, f, r)
+		if err == nil && !beingMade(lab) {
+			continue // most likely nothing is left: look at once
 		}
-		for _, n := range f.networks {
-			if err := docker.NetworkRemove(ctx, n.ID); err != nil && !cerrdefs.IsNotFound(err) {
-				return fmt.Errorf("remove network %s: %w", n.Name, err)
-			}
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		case <-tick.C:
 		}
-		for _, v := range volumes {
-			if err := docker.VolumeRemove(ctx, v.Name, true); err != nil && !cerrdefs.IsNotFound(err) {
-				return fmt.Errorf("remove volume %s: %w", v.Name, err)
-			}
+	}
+}
+
+// beingMade tells whether a docker command, whose keylab may be dead, is making one of the lab's nodes.
+func beingMade(lab string) bool {
+	mark := labelKindCluster + "=keylab-" + lab
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return false
+	}
+	for _, p := range processes {
+		line, err := os.ReadFile(p)
+		if err != nil {
+			continue // it has ended
+		}
+		argv := strings.Split(string(line), "\x00")
+		if filepath.Base(argv[0]) == "docker" && len(argv) > 1 && argv[1] == "run" && slices.Contains(argv, mark) {
+			return true
+		}
+	}
+	return false
+}
+
+func removeFound(ctx context.Context, docker *client.Client, f found, r removal) error {
+	if err := removeAll(ctx, docker, f.containers, r); err != nil {
+		return err
+	}
+	for _, n := range f.networks {
+		if err := docker.NetworkRemove(ctx, n.ID); err != nil && !cerrdefs.IsNotFound(err) {
+			return fmt.Errorf("remove network %s: %w", n.Name, err)
+		}
+	}
+	for _, v := range f.volumes {
+		if err := docker.VolumeRemove(ctx, v.Name, true); err != nil && !cerrdefs.IsNotFound(err) {
+			return fmt.Errorf("remove volume %s: %w", v.Name, err)
 		}
 	}
 	return nil
