@@ -3,14 +3,18 @@ package kind
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -197,7 +201,12 @@ func (l *Lab) applyLoadBalancer(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := k.apply(ctx, install); err != nil {
+	secret, err := memberlistSecret()
+	if err != nil {
+		return err
+	}
+	// The first object is MetalLB's namespace. The secret comes before the pods that mount it: one that waits for it is tried again only after ever longer pauses.
+	if err := k.apply(ctx, slices.Insert(install, 1, secret)); err != nil {
 		return err
 	}
 	if err := l.awaitPods(ctx, "MetalLB", "metallb-system", "app=metallb", 2+len(l.planned.Nodes)); err != nil {
@@ -208,6 +217,18 @@ func (l *Lab) applyLoadBalancer(ctx context.Context) error {
 		return err
 	}
 	return k.apply(ctx, manifests.LoadBalancer(m))
+}
+
+// memberlistSecret is the key by which MetalLB's speakers know one another. Its controller would make one, when it runs.
+func memberlistSecret() (runtime.Object, error) {
+	key := make([]byte, 64)
+	if _, err := rand.Read(key); err != nil {
+		return nil, fmt.Errorf("make a key for MetalLB's speakers: %w", err)
+	}
+	return &corev1.Secret{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: metav1.ObjectMeta{Namespace: "metallb-system", Name: "memberlist"},
+		Data: map[string][]byte{"secretkey": []byte(hex.EncodeToString(key))},
+	}, nil
 }
 
 // probeOften makes the readiness of MetalLB's pods known as soon as it is there: its manifest has the kubelet ask every ten seconds, from the tenth on.

@@ -194,7 +194,7 @@ func (k *kube) crashed(ctx context.Context, pod corev1.Pod) error {
 		switch w.Reason {
 		case "CrashLoopBackOff", "RunContainerError":
 			return &fatalError{fmt.Errorf("container %s of pod %s/%s does not stay up (%s): %s\nthe end of its log:\n%s", s.Name, pod.Namespace, pod.Name, w.Reason, w.Message, indent(k.podLogTail(ctx, pod, s.Name)))}
-		case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError":
+		case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName":
 			return &fatalError{fmt.Errorf("container %s of pod %s/%s cannot start (%s): %s", s.Name, pod.Namespace, pod.Name, w.Reason, w.Message)}
 		}
 	}
