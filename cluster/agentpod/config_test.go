@@ -1,89 +1,138 @@
 package agentpod
 
 import (
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"keylab.dev/keylab/agent"
-	"keylab.dev/keylab/keylime"
 )
 
-// files writes the files of an agent: the configuration, a CA and a server certificate.
-func files(t *testing.T, config string) (dir string) {
+// environment is one that configure sees: the file's text, and variables.
+func environment(t *testing.T, file string, variables map[string]string) func(string) (string, bool) {
 	t.Helper()
-	dir = t.TempDir()
-	cert, key, err := keylime.AgentServerCertificate(keylime.RSA2048, "a.agents.test")
-	if err != nil {
+	path := filepath.Join(t.TempDir(), "agent.conf")
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, data := range map[string]string{"agent.conf": strings.ReplaceAll(config, "DIR", dir), "ca.crt": string(cert), "cert.pem": string(cert), "key.pem": string(key)} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	all := map[string]string{EnvConfig: path, EnvTPM: "/run/keylab-tpm/tpm.sock"}
+	for k, v := range variables {
+		all[k] = v
 	}
-	return dir
+	return func(name string) (string, bool) { v, ok := all[name]; return v, ok }
 }
 
-func environment(vars map[string]string) func(string) (string, bool) {
-	return func(name string) (string, bool) {
-		v, ok := vars[name]
-		return v, ok
-	}
+func caFile(t *testing.T) string {
+	t.Helper()
+	return newAuthority(t).file(t)
 }
 
-// The Rust agent's file is understood, options of its own included, and the environment goes over it.
+// The file is one of the Rust agent's, with options that mean nothing here; the environment overrules it.
 func TestConfigure(t *testing.T) {
-	dir := files(t, `[agent]
+	ca := caFile(t)
+	file := `[agent]
 version = "2.4"
-uuid = "hash_ek"
-ip = "0.0.0.0"
-port = 9102
-contact_ip = "a.agents.test"
-contact_port = 443
-registrar_ip = "198.18.10.11"
-registrar_port = "8890"
-trusted_client_ca = "DIR/ca.crt"
-server_cert = "DIR/cert.pem"
-server_key = "DIR/key.pem"
-keylime_dir = "DIR"
+uuid = "d432fbb3-d2f1-4a97-9ef7-75bd81c00000"
+ip = "198.18.0.2"
+port = 9002
+contact_ip = "node-1.agents.test"
+contact_port = "443"
+registrar_ip = "198.18.0.1"
+registrar_port = 8890
+keylime_dir = "/var/lib/agent"
+server_cert = "default"
+server_key = "default"
+trusted_client_ca = "` + ca + `"
 tpm_encryption_alg = "ecc256"
 tpm_signing_alg = "ecdsa"
-tpm_hash_alg = "default"
-enable_revocation_notifications = false
-`)
-	c, address, err := configure(environment(map[string]string{
-		EnvConfig: filepath.Join(dir, "agent.conf"), EnvTPM: "/run/keylab-tpm/tpm.sock", "KEYLIME_AGENT_CONTACT_PORT": "8443",
-	}), slog.New(slog.DiscardHandler))
+tpm_hash_alg = "sha384"
+enable_agent_mtls = true
+exponential_backoff_max_retries = 5
+`
+	got, address, err := configure(environment(t, file, nil), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if address != "0.0.0.0:9102" || c.UUID != agent.UUIDHashEK || c.ContactAddress != "a.agents.test" || c.ContactPort != 8443 || c.Registrar != "198.18.10.11:8890" {
-		t.Errorf("address %s, configuration %+v", address, c)
+	check := func(what, got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s is %q, want %q", what, got, want)
+		}
 	}
-	if c.EKAlgorithm != agent.EKECCP256 || c.AKAlgorithm != agent.AKECDSA || c.HashAlgorithm != "sha256" || c.StateDir != dir {
-		t.Errorf("algorithms %s %s %s, state %s", c.EKAlgorithm, c.AKAlgorithm, c.HashAlgorithm, c.StateDir)
+	check("the address", address, "198.18.0.2:9002")
+	check("the UUID", got.UUID, "d432fbb3-d2f1-4a97-9ef7-75bd81c00000")
+	check("the contact address", got.ContactAddress, "node-1.agents.test")
+	check("the registrar", got.Registrar, "198.18.0.1:8890")
+	check("the state", got.StateDir, "/var/lib/agent")
+	check("the EK", got.EKAlgorithm, agent.EKECCP256)
+	check("the AK", got.AKAlgorithm, agent.AKECDSA)
+	check("the hash", got.HashAlgorithm, "sha384")
+	if got.ContactPort != 443 {
+		t.Errorf("the contact port is %d", got.ContactPort)
 	}
-	if c.ServerCertificate == nil || c.ServerCertificate.Leaf.VerifyHostname("a.agents.test") != nil || c.ClientCAs == nil {
-		t.Error("certificates are missing")
+	if got.ServerCertificate != nil || got.ClientCAs == nil {
+		t.Errorf("server certificate %v, client CAs %v", got.ServerCertificate, got.ClientCAs)
+	}
+
+	got, address, err = configure(environment(t, file, map[string]string{
+		"KEYLIME_AGENT_UUID": "hash_ek", "KEYLIME_AGENT_PORT": "9010", "KEYLIME_AGENT_TPM_ENCRYPTION_ALG": "rsa",
+		"KEYLIME_AGENT_TPM_SIGNING_ALG": "rsassa", "KEYLIME_AGENT_REGISTRAR_IP": "fd00::1",
+	}), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("the address by environment", address, "198.18.0.2:9010")
+	check("the UUID by environment", got.UUID, agent.UUIDHashEK)
+	check("the EK by environment", got.EKAlgorithm, agent.EKRSA2048)
+	check("the AK by environment", got.AKAlgorithm, agent.AKRSASSA)
+	check("the registrar by environment", got.Registrar, "[fd00::1]:8890")
+
+	// All may be in the environment.
+	_, _, err = configure(func(name string) (string, bool) {
+		v, ok := map[string]string{"KEYLIME_AGENT_TRUSTED_CLIENT_CA": ca, EnvTPM: "/tpm.sock"}[name]
+		return v, ok
+	}, nil)
+	if err != nil {
+		t.Errorf("without a file: %v", err)
 	}
 }
 
-// All that is wrong is said at once.
+// Whatever is wrong is said at once, with the option's name.
 func TestConfigureRefuses(t *testing.T) {
-	dir := files(t, "[agent]\nport = 0\ntpm_signing_alg = \"sm2\"\ntrusted_client_ca = \"DIR/nowhere\"\nserver_cert = \"DIR/cert.pem\"\n")
-	_, _, err := configure(environment(map[string]string{EnvConfig: filepath.Join(dir, "agent.conf")}), nil)
-	if err == nil {
-		t.Fatal("it is accepted")
+	empty := filepath.Join(t.TempDir(), "empty.pem")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
-	for _, want := range []string{`option port: "0" is not a port`, `tpm_signing_alg: this agent has no "sm2"`, "trusted_client_ca: open ", "server_cert and server_key", "keylab.dev/tpm"} {
+	_, _, err := configure(environment(t, `[agent]
+port = 70000
+contact_port = "many"
+registrar_port = 0
+tpm_encryption_alg = "ecc521"
+tpm_signing_alg = "ecschnorr"
+tpm_hash_alg = "md5"
+trusted_client_ca = "`+empty+`"
+server_cert = "/none.pem"
+`, map[string]string{EnvTPM: ""}), nil)
+	if err == nil {
+		t.Fatal("it was taken")
+	}
+	for _, want := range []string{
+		`option port: "70000"`, `option contact_port: "many"`, `option registrar_port: "0"`, `tpm_encryption_alg: this agent has no "ecc521"`,
+		`tpm_signing_alg: this agent has no "ecschnorr"`, `tpm_hash_alg: this agent has no "md5"`, "trusted_client_ca: " + empty + " holds no certificate",
+		"server_cert", EnvTPM + " is not set",
+	} {
 		if !strings.Contains(err.Error(), want) {
-			t.Errorf("%v\ndoes not say %q", err, want)
+			t.Errorf("no %q in:\n%v", want, err)
 		}
 	}
-	if _, _, err := configure(environment(map[string]string{EnvConfig: "/nowhere/agent.conf"}), nil); err == nil || !strings.Contains(err.Error(), "/nowhere/agent.conf") {
-		t.Errorf("a file that is not there: %v", err)
+	for name, env := range map[string]func(string) (string, bool){
+		"no TOML":            environment(t, "agent = [", nil),
+		"a file that is not": environment(t, "", map[string]string{EnvConfig: "/none/agent.conf"}),
+		"no client CA":       environment(t, "[agent]", nil),
+	} {
+		if _, _, err := configure(env, nil); err == nil {
+			t.Errorf("%s: it was taken", name)
+		}
 	}
 }

@@ -17,6 +17,7 @@ func Connect(ctx context.Context, socket string, in io.Reader, out io.Writer) er
 		return fmt.Errorf("reach the TPM: %w", err)
 	}
 	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	go func() {
 		_, _ = io.Copy(conn, in)
 		_ = conn.(*net.UnixConn).CloseWrite()
