@@ -22,8 +22,10 @@ type Options struct {
 	TPMs        int    `json:"tpms"`                   // made one by one and at once, for each EK algorithm; default 64
 	Quotes      int    `json:"quotes"`                 // asked of each kind of agent, in each way; default 200
 	AgentBinary string `json:"agent_binary,omitempty"` // absolute path of a real agent to measure too; default none
-	Sections    string `json:"sections,omitempty"`     // comma-separated: up, manufacture, quotes; default all
-	Version     string `json:"version,omitempty"`      // of keylab, for the report; default what the build knows of itself
+	Sections    string `json:"sections,omitempty"`     // comma-separated: up, manufacture, quotes, kind; default all
+	// KindRepetitions is how often a lab on kind and a plain cluster are made, for each number of workers; default 1.
+	KindRepetitions int    `json:"kind_repetitions,omitempty"`
+	Version         string `json:"version,omitempty"` // of keylab, for the report; default what the build knows of itself
 
 	// Progress is told what is being measured; nil: nobody is.
 	Progress func(line string) `json:"-"`
@@ -34,6 +36,7 @@ const (
 	SectionUp          = "up"
 	SectionManufacture = "manufacture"
 	SectionQuotes      = "quotes"
+	SectionKind        = "kind"
 )
 
 func (o *Options) setDefaults() error {
@@ -41,7 +44,7 @@ func (o *Options) setDefaults() error {
 		name        string
 		value       *int
 		def, lowest int
-	}{{"nodes", &o.Nodes, 8, 2}, {"repetitions", &o.Repetitions, 5, 1}, {"TPMs", &o.TPMs, 64, 1}, {"quotes", &o.Quotes, 200, 1}} {
+	}{{"nodes", &o.Nodes, 8, 2}, {"repetitions", &o.Repetitions, 5, 1}, {"TPMs", &o.TPMs, 64, 1}, {"quotes", &o.Quotes, 200, 1}, {"kind repetitions", &o.KindRepetitions, 1, 1}} {
 		if *d.value == 0 {
 			*d.value = d.def
 		}
@@ -50,11 +53,11 @@ func (o *Options) setDefaults() error {
 		}
 	}
 	if o.Sections == "" {
-		o.Sections = strings.Join([]string{SectionUp, SectionManufacture, SectionQuotes}, ",")
+		o.Sections = strings.Join([]string{SectionUp, SectionManufacture, SectionQuotes, SectionKind}, ",")
 	}
 	for s := range strings.SplitSeq(o.Sections, ",") {
-		if s != SectionUp && s != SectionManufacture && s != SectionQuotes {
-			return fmt.Errorf("sections: %q is none of %s, %s, %s", s, SectionUp, SectionManufacture, SectionQuotes)
+		if s != SectionUp && s != SectionManufacture && s != SectionQuotes && s != SectionKind {
+			return fmt.Errorf("sections: %q is none of %s, %s, %s, %s", s, SectionUp, SectionManufacture, SectionQuotes, SectionKind)
 		}
 	}
 	return nil
@@ -126,10 +129,15 @@ func (r *runner) sections(ctx context.Context) error {
 			return err
 		}
 	}
-	if !r.options.has(SectionQuotes) {
-		return nil
+	if r.options.has(SectionQuotes) {
+		if err := r.quotesAndMemory(ctx, many); err != nil {
+			return err
+		}
 	}
-	return r.quotesAndMemory(ctx, many)
+	if r.options.has(SectionKind) {
+		return r.measureKind(ctx)
+	}
+	return nil
 }
 
 // quotesAndMemory measures the agents in labs of one node, and compares the memory of such a lab with that of a larger one, if there

@@ -49,6 +49,16 @@ func TestLab(t *testing.T) {
 		l.run("fault", "dead-agent", "--lab", l.name, "node-1", "--clear")
 		l.passes()
 	})
+	t.Run("node cut off", func(t *testing.T) {
+		l := l.on(t)
+		l.run("fault", "partition", "--lab", l.name, "node-2")
+		f := failed(l.verify())
+		if !slices.Contains(f, "attested node-2") || slices.Contains(f, "attested node-1") {
+			t.Errorf("with node-2 cut off these fail: %q", f)
+		}
+		l.run("fault", "partition", "--lab", l.name, "node-2", "--clear")
+		l.passes()
+	})
 	t.Run("router open", func(t *testing.T) {
 		l := l.on(t)
 		l.run("fault", "open-router", "--lab", l.name)

@@ -24,6 +24,7 @@ func TestFaults(t *testing.T) {
 		{"open-router", nil, []string{"blocked *", "drops-counted *"}, control.Running},
 		{"swapped-route", []string{"node-1", "node-3"}, of([]string{"node-1", "node-3"}, "certificate", "quote", "attested"), control.Degraded},
 		{"dead-agent", []string{"node-2"}, of([]string{"node-2"}, "certificate", "quote", "attested"), control.Degraded},
+		{"partition", []string{"node-2"}, append(of([]string{"node-2"}, "certificate", "quote", "attested"), "open node-2 → registrar:8890/tcp", "drops-counted dropped-cluster-to-services"), control.Running}, // the verifier still waits for its answer
 	}
 	for _, test := range tests {
 		t.Run(test.kind, func(t *testing.T) {
@@ -46,10 +47,10 @@ func TestFaults(t *testing.T) {
 
 	t.Run("mistakes", func(t *testing.T) {
 		for want, f := range map[string]control.Fault{
-			`there is no fault "fire"; there are dead-agent, dead-tpm, flat-network, open-router, swapped-route`: {Kind: "fire"},
-			"fault swapped-route needs 2 node names, not 1":                                                      {Kind: "swapped-route", Nodes: []string{"node-1"}},
-			`the lab has no node "node-9"; it has node-1, node-2, node-3`:                                        {Kind: "dead-agent", Nodes: []string{"node-9"}},
-			"fault dead-tpm cannot be mended while the lab runs":                                                 {Kind: "dead-tpm", Nodes: []string{"node-1"}, Clear: true},
+			`there is no fault "fire"; there are dead-agent, dead-tpm, flat-network, open-router, partition, swapped-route`: {Kind: "fire"},
+			"fault swapped-route needs 2 node names, not 1":                                                                 {Kind: "swapped-route", Nodes: []string{"node-1"}},
+			`the lab has no node "node-9"; it has node-1, node-2, node-3`:                                                   {Kind: "dead-agent", Nodes: []string{"node-9"}},
+			"fault dead-tpm cannot be mended while the lab runs":                                                            {Kind: "dead-tpm", Nodes: []string{"node-1"}, Clear: true},
 		} {
 			if _, err := l.Fault(t.Context(), f); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%+v: %v, want %q", f, err, want)

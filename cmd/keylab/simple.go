@@ -86,7 +86,8 @@ func newFault(s streams) *cobra.Command {
   open-router            let the router forward everything
   swapped-route A B      lead the hostnames of two nodes to each other's agent
   dead-agent NODE        stop a node's agent
-  dead-tpm NODE          kill a node's TPM (cannot be mended while the lab runs)
+  partition NODE         cut a node off from everything
+  dead-tpm NODE          kill a node's TPM (on netns it cannot be mended while the lab runs)
 
 With --clear the same thing is mended.`,
 		Example: `  keylab fault swapped-route node-1 node-2

@@ -34,6 +34,7 @@ func (l *Lab) faults() map[string]fault {
 			"the router lets everything through", "the router follows its allow-list again"},
 		"swapped-route": {2, l.swapRoutes, l.unswapRoutes, "each hostname leads to the other node's agent", "each hostname leads to its own agent again; the verifier was told to ask them again"},
 		"dead-agent":    {1, l.pauseAgent, l.resumeAgent, "the agent is frozen", "the agent runs again, and the verifier was told to ask it again"},
+		"partition":     {1, l.partition, l.heal, "the node is cut off", "the node is reached again, and the verifier was told to ask its agent again"},
 		"dead-tpm":      {1, l.killTPM, l.startTPMAgain, "the TPM's process is killed", "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew"},
 	}
 }
@@ -151,6 +152,31 @@ func (l *Lab) pauseAgent(ctx context.Context, n []plan.Node) error {
 
 func (l *Lab) resumeAgent(ctx context.Context, n []plan.Node) error {
 	if err := l.agentTaskDo(ctx, n[0], "resume"); err != nil && !strings.Contains(err.Error(), "cannot resume a running process") {
+		return err
+	}
+	if err := l.awaitRoute(ctx, n[0], n[0]); err != nil {
+		return err
+	}
+	return l.reactivate(ctx, n)
+}
+
+// partitionTable is the node's own table that drops all that comes or goes: Docker could take a node off its network only with its address.
+const partitionTable = "keylab-partition"
+
+func (l *Lab) partition(ctx context.Context, n []plan.Node) error {
+	rules := "add table inet " + partitionTable + "; delete table inet " + partitionTable + "; add table inet " + partitionTable
+	for _, hook := range []string{"prerouting", "output", "postrouting"} {
+		rules += fmt.Sprintf("; add chain inet %s %s { type filter hook %s priority -500; }; add rule inet %s %s meta iifname eth0 drop", partitionTable, hook, hook, partitionTable, hook)
+		if hook != "prerouting" {
+			rules = strings.TrimSuffix(rules, "meta iifname eth0 drop") + "meta oifname eth0 drop"
+		}
+	}
+	_, err := l.execOutput(ctx, n[0].KubernetesName, "nft", rules)
+	return err
+}
+
+func (l *Lab) heal(ctx context.Context, n []plan.Node) error {
+	if _, err := l.execOutput(ctx, n[0].KubernetesName, "nft", "add table inet "+partitionTable+"; delete table inet "+partitionTable); err != nil {
 		return err
 	}
 	if err := l.awaitRoute(ctx, n[0], n[0]); err != nil {

@@ -27,6 +27,7 @@ func (s *supervisor) faults() map[string]fault {
 		"open-router":   {0, func(context.Context, []*node) error { return s.router.OpenAll() }, func(context.Context, []*node) error { return s.router.Restore() }, "the router lets everything through", "the router follows its allow-list again"},
 		"swapped-route": {2, s.swapRoutes, s.unswapRoutes, "each hostname leads to the other node's agent", "each hostname leads to its own agent again; the verifier was told to ask them again"},
 		"dead-agent":    {1, killAgent, s.reviveAgent, "the agent is stopped", "the agent runs again, and the verifier was told to ask it again"},
+		"partition":     {1, s.partition, s.heal, "the node's link is cut", "the node's link is up again, and the verifier was told to ask its agent again"},
 		"dead-tpm":      {1, killTPM, nil, "the TPM's process is killed", ""},
 	}
 }
@@ -105,6 +106,17 @@ func (s *supervisor) routePair(a, x, b, y *node) error {
 		return err
 	}
 	return s.ingress.SetRoute(b.hostname, join(y.Address, y.Agent.Port))
+}
+
+func (s *supervisor) partition(_ context.Context, nodes []*node) error {
+	return s.network.Partition(nodes[0].Name)
+}
+
+func (s *supervisor) heal(ctx context.Context, nodes []*node) error {
+	if err := s.network.Heal(nodes[0].Name); err != nil {
+		return err
+	}
+	return s.reactivate(ctx, nodes)
 }
 
 func killAgent(ctx context.Context, nodes []*node) error { return nodes[0].stopAgent(ctx) }
