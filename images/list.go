@@ -2,6 +2,7 @@ package images
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
 )
@@ -43,8 +44,10 @@ func List(ctx context.Context, o Options) ([]Image, error) {
 	}
 	artifacts := []artifact{l.node(), l.nodeBase(), services, l.keylimeBase()}
 	cluster := l.clusterImages()
+	names := map[string]string{} // of the cluster's own images
 	for _, ref := range sortedKeys(cluster) {
 		artifacts = append(artifacts, cluster[ref])
+		names[cluster[ref].name] = ref
 	}
 	for _, r := range programRecipes() {
 		artifacts = append(artifacts, programs(r))
@@ -60,9 +63,21 @@ func List(ctx context.Context, o Options) ([]Image, error) {
 		}
 		if strings.HasPrefix(a.name, "image-") {
 			i.Reference = reference(a)
+			if ref, ok := names[a.name]; ok {
+				i.Reference = ref
+			}
 			i.Loaded = l.loaded(ctx, i.Reference)
 		}
 		list = append(list, i)
 	}
 	return list, nil
+}
+
+// Kubectl is the path of the kubectl that a local build has made, of the cluster's own version; empty where there is none.
+func Kubectl(cacheDir string) string {
+	path := filepath.Join((&store{dir: cacheDir}).folder(programs(recipeNamed("kubernetes"))), "kubectl")
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
 }

@@ -121,7 +121,7 @@ until ctr version >/dev/null 2>&1; do
   if [ $tries -gt 300 ] || ! kill -0 $pid; then cat /tmp/containerd.log; exit 1; fi
   sleep 0.1
 done
-ctr --namespace=k8s.io images import --label=io.cri-containerd.pinned=pinned --no-unpack --digests /images/images.tar
+ctr --namespace=k8s.io images import --label=io.cri-containerd.pinned=pinned --no-unpack --digests /mnt/images.tar
 ctr oci spec | jq '.hooks.createContainer[.hooks.createContainer| length] |= . + {"path": "/kind/bin/mount-product-files.sh"} | del(.process.rlimits)' >/etc/containerd/cri-base.json
 kill $pid
 wait $pid || :
@@ -132,8 +132,8 @@ rm -rf /tmp/containerd.log /run/containerd
 func (l local) commitNode(ctx context.Context, base, archive, ref string) (int64, error) {
 	docker := l.o.Docker
 	made, err := docker.ContainerCreate(ctx, &container.Config{
-		Image: base, Entrypoint: []string{"sh", "-c", importScript}, Labels: map[string]string{"keylab.build": "node"},
-	}, &container.HostConfig{Privileged: true, NetworkMode: "none", Binds: []string{filepath.Dir(archive) + ":/images:ro"}}, nil, nil, "")
+		Image: base, Entrypoint: []string{"sh", "-c", importScript}, // no labels: the image, and so every node, would have them too
+	}, &container.HostConfig{Privileged: true, NetworkMode: "none", Binds: []string{filepath.Dir(archive) + ":/mnt:ro"}}, nil, nil, "")
 	if err != nil {
 		return 0, fmt.Errorf("make the container in which the node image is built: %w", err)
 	}

@@ -100,7 +100,7 @@ func programs(r recipe) artifact {
 func buildGo(ctx context.Context, module, dir string, r recipe, m *manifest) error {
 	for _, program := range sortedKeys(r.packages) {
 		argv := []string{"go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-tags", r.tags, "-ldflags", strings.TrimSpace("-s -w " + r.ldflags), "-o", filepath.Join(dir, program), r.packages[program]}
-		if _, err := run(ctx, module, []string{"CGO_ENABLED=0", "GOWORK=off", "GOFLAGS="}, argv...); err != nil {
+		if _, err := run(ctx, module, []string{"CGO_ENABLED=0", "GOWORK=off"}, argv...); err != nil {
 			return err
 		}
 		info, err := buildinfo.ReadFile(filepath.Join(dir, program))
@@ -108,12 +108,12 @@ func buildGo(ctx context.Context, module, dir string, r recipe, m *manifest) err
 			return fmt.Errorf("read what %s was built from: %w", program, err)
 		}
 		m.Contents["go"] = info.GoVersion
-		m.Contents["module "+info.Main.Path] = info.Main.Version
+		m.Contents["module "+info.Main.Path] = strings.TrimSpace(info.Main.Version + " " + info.Main.Sum)
 		for _, d := range info.Deps {
 			if d.Replace != nil {
 				d = d.Replace
 			}
-			m.Contents["module "+d.Path] = d.Version
+			m.Contents["module "+d.Path] = strings.TrimSpace(d.Version + " " + d.Sum)
 		}
 	}
 	return nil
@@ -169,10 +169,10 @@ func moduleDir(ctx context.Context, scratch, recipeName, module string) (string,
 			return "", err
 		}
 	}
-	env := []string{"GOWORK=off", "GOFLAGS=-mod=readonly"}
+	env := []string{"GOWORK=off"}
 	if _, err := run(ctx, work, env, "go", "mod", "download", module); err != nil {
 		return "", err
 	}
-	out, err := run(ctx, work, env, "go", "list", "-m", "-f", "{{.Dir}}", module)
+	out, err := run(ctx, work, env, "go", "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", module)
 	return strings.TrimSpace(out), err
 }

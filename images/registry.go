@@ -44,7 +44,7 @@ func (l local) choose(ctx context.Context) (Source, string) {
 	host, _, _ := strings.Cut(registry, "/")
 	err := answers(ctx, host)
 	if err == nil {
-		return SourceRegistry, "images come from registries: " + host + " answers"
+		return SourceRegistry, "images come from registries: " + host + " answers (the one with swtpm and HAProxy, which nobody publishes, is built here)"
 	}
 	return SourceLocal, fmt.Sprintf("images are built here: no registry can be reached (%v)", err)
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"keylab.dev/keylab/images"
+	"keylab.dev/keylab/lab/state"
 	"keylab.dev/keylab/manifests"
 )
 
@@ -89,16 +91,33 @@ func newKubectl(s streams) *cobra.Command {
 			if err != nil {
 				return explain(l, err)
 			}
-			if _, err := exec.LookPath("kubectl"); err != nil {
-				return fmt.Errorf("%w: kubectl is needed on this machine; the cluster's own is at `keylab exec NODE -- kubectl`", err)
+			program, err := kubectl()
+			if err != nil {
+				return err
 			}
-			cmd := exec.CommandContext(context.WithoutCancel(c.Context()), "kubectl", args...)
+			cmd := exec.CommandContext(context.WithoutCancel(c.Context()), program, args...)
 			cmd.Env = append(os.Environ(), "KUBECONFIG="+path)
 			return attached(s, cmd)
 		},
 	}
 	f.add(c)
 	return c
+}
+
+// kubectl is the one that was built with the cluster's images, or this machine's.
+func kubectl() (string, error) {
+	cache, err := state.CacheBase()
+	if err != nil {
+		return "", err
+	}
+	if path := images.Kubectl(filepath.Join(cache, "images")); path != "" {
+		return path, nil
+	}
+	path, err := exec.LookPath("kubectl")
+	if err != nil {
+		return "", fmt.Errorf("%w: kubectl is needed on this machine (`keylab images build` makes one, too)", err)
+	}
+	return path, nil
 }
 
 func newManifests(s streams) *cobra.Command {
