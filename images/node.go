@@ -111,7 +111,7 @@ func (l local) node() artifact {
 	return a
 }
 
-// importScript runs in a container of nodeBase: it fills containerd's store from /images.tar, and writes what kind looks for.
+// importScript runs in a container of nodeBase: it fills containerd's store from /mnt/images.tar, and writes what kind looks for.
 const importScript = `set -e
 containerd >/tmp/containerd.log 2>&1 &
 pid=$!

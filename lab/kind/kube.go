@@ -184,6 +184,9 @@ func (k *kube) pods(ctx context.Context, namespace, selector string) ([]corev1.P
 	return list.Items, nil
 }
 
+// hopeless is how many restarts a container may need: some end when what they ask for is not there yet.
+const hopeless = 3
+
 // crashed shows the last words of a container that does not stay up; nil when none is in that state.
 func (k *kube) crashed(ctx context.Context, pod corev1.Pod) error {
 	for _, s := range append(append([]corev1.ContainerStatus(nil), pod.Status.InitContainerStatuses...), pod.Status.ContainerStatuses...) {
@@ -193,6 +196,9 @@ func (k *kube) crashed(ctx context.Context, pod corev1.Pod) error {
 		}
 		switch w.Reason {
 		case "CrashLoopBackOff", "RunContainerError":
+			if s.RestartCount < hopeless {
+				continue
+			}
 			return &fatalError{fmt.Errorf("container %s of pod %s/%s does not stay up (%s): %s\nthe end of its log:\n%s", s.Name, pod.Namespace, pod.Name, w.Reason, w.Message, indent(k.podLogTail(ctx, pod, s.Name)))}
 		case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName":
 			return &fatalError{fmt.Errorf("container %s of pod %s/%s cannot start (%s): %s", s.Name, pod.Namespace, pod.Name, w.Reason, w.Message)}
