@@ -81,7 +81,8 @@ test: ## set up, lint, and run all tests
 	@scripts/setup.sh test
 	@scripts/dockerd.sh try
 	@$(MAKE) --no-print-directory lint
-	@scripts/gotest.sh ./...
+	@scripts/gotest.sh $$(go list ./... | grep -v '/e2e$$')
+	@scripts/gotest.sh ./e2e
 
 race: ## run all tests with the race detector
 	@scripts/setup.sh test

@@ -1,9 +1,11 @@
 package lab_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
+	"keylab.dev/keylab/lab"
 	"keylab.dev/keylab/lab/control"
 )
 
@@ -32,6 +34,7 @@ func TestFaults(t *testing.T) {
 			if done, err := l.Fault(t.Context(), fault); err != nil || done == "" {
 				t.Fatalf("break it: %q, %v", done, err)
 			}
+			settled(t, l, test.nodes)
 			verify(t, l, test.broken...)
 			if got := status(t, l).State; got != test.state {
 				t.Errorf("the broken lab is %s, want %s", got, test.state)
@@ -69,5 +72,27 @@ func TestFaults(t *testing.T) {
 				t.Errorf("%s is %s", n.Name, n.State)
 			}
 		}
+	})
+}
+
+// settled waits until no attestation that was under way when a node broke arrives any more: the counts stay as they are for longer than the verifier
+// takes from one poll to the next.
+func settled(t *testing.T, l *lab.Lab, nodes []string) {
+	t.Helper()
+	var last []int
+	same := 0
+	await(t, "the last attestations of broken nodes to arrive", func() bool {
+		var now []int
+		for _, n := range status(t, l).Nodes {
+			if slices.Contains(nodes, n.Name) {
+				now = append(now, n.AttestationCount)
+			}
+		}
+		if slices.Equal(now, last) {
+			same++
+		} else {
+			last, same = now, 0
+		}
+		return len(nodes) == 0 || same > 100 // of one every 10 ms and what status takes
 	})
 }

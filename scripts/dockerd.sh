@@ -18,7 +18,7 @@ log=$cache/dockerd.log
 
 answers() { docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
-running() { [[ -e $pidfile ]] && kill -0 "$(cat "$pidfile")" 2>/dev/null; }
+running() { [[ -e $pidfile ]] && [[ $(cat "/proc/$(cat "$pidfile")/comm" 2>/dev/null) == dockerd ]]; }
 
 start() {
   if ! command -v dockerd >/dev/null && ! answers; then
@@ -37,6 +37,8 @@ start() {
     echo 8192 >"$instances"
   fi
   mkdir -p "$cache" "$root" "$run"
+  # Of a daemon that was killed: by now the numbers may be those of other processes.
+  rm -f "$pidfile" "$run/exec/containerd/containerd.pid"
   CGO_ENABLED=0 go build -o "$cache/runc-caps" ./internal/tools/runc-caps
   # Its own bridge is off and all its networks are in the range set apart for labs (RFC 2544).
   cat >"$cache/daemon.json" <<EOF
