@@ -196,23 +196,23 @@ func (l Lab) nodeService(n Node) *corev1.Service {
 	pods := selector(AppAgent)
 	pods[LabelNode] = n.Name
 	return &corev1.Service{
-		TypeMeta: kind("v1", "Service"), ObjectMeta: l.meta(AppAgent, l.AgentNamespace, serviceName(n)),
+		TypeMeta: kind("v1", "Service"), ObjectMeta: l.meta(AppAgent, l.AgentNamespace, ServiceName(n.KubernetesName)),
 		Spec: corev1.ServiceSpec{Selector: pods, Ports: []corev1.ServicePort{{Name: "agent", Port: int32(n.Port), TargetPort: intstr.FromString("agent"), Protocol: corev1.ProtocolTCP}}},
 	}
 }
 
-// serviceName is a DNS label that begins with a letter, whatever the node's name begins with.
-func serviceName(n Node) string { return "agent-" + n.KubernetesName }
+// ServiceName names the Service and the Ingress of a node's agent: a DNS label that begins with a letter, whatever the node's name begins with.
+func ServiceName(kubernetesName string) string { return "agent-" + kubernetesName }
 
 // nodeIngress gives a node's agent its contact address. The annotations tell other controllers to pass TLS through, too.
 func (l Lab) nodeIngress(n Node) *networkingv1.Ingress {
 	i := &networkingv1.Ingress{
-		TypeMeta: kind("networking.k8s.io/v1", "Ingress"), ObjectMeta: l.meta(AppAgent, l.AgentNamespace, serviceName(n)),
+		TypeMeta: kind("networking.k8s.io/v1", "Ingress"), ObjectMeta: l.meta(AppAgent, l.AgentNamespace, ServiceName(n.KubernetesName)),
 		Spec: networkingv1.IngressSpec{
 			IngressClassName: ptr(l.IngressClass),
 			Rules: []networkingv1.IngressRule{{Host: n.Hostname, IngressRuleValue: networkingv1.IngressRuleValue{HTTP: &networkingv1.HTTPIngressRuleValue{
 				Paths: []networkingv1.HTTPIngressPath{{Path: "/", PathType: ptr(networkingv1.PathTypePrefix), Backend: networkingv1.IngressBackend{
-					Service: &networkingv1.IngressServiceBackend{Name: serviceName(n), Port: networkingv1.ServiceBackendPort{Name: "agent"}}}}},
+					Service: &networkingv1.IngressServiceBackend{Name: ServiceName(n.KubernetesName), Port: networkingv1.ServiceBackendPort{Name: "agent"}}}}},
 			}}}},
 		},
 	}

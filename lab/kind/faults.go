@@ -84,8 +84,8 @@ func (l *Lab) selectNode(ctx context.Context, service, target plan.Node) error {
 	if err != nil {
 		return err
 	}
-	patch := fmt.Sprintf(`{"spec":{"selector":{"keylab.dev/node":%q}}}`, target.Name)
-	_, err = k.typed.CoreV1().Services(l.planned.Kubernetes.AgentNamespace).Patch(ctx, "agent-"+service.KubernetesName, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+	patch := fmt.Sprintf(`{"spec":{"selector":{%q:%q}}}`, manifests.LabelNode, target.Name)
+	_, err = k.typed.CoreV1().Services(l.planned.Kubernetes.AgentNamespace).Patch(ctx, manifests.ServiceName(service.KubernetesName), types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
 	if err != nil {
 		return fmt.Errorf("change the service of %s: %w", service.Name, err)
 	}
