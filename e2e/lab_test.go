@@ -40,6 +40,8 @@ func TestLab(t *testing.T) {
 	})
 	t.Run("agent pod deleted", func(t *testing.T) { podDeleted(l.on(t)) })
 	t.Run("node restarted", func(t *testing.T) { nodeRestarted(l.on(t)) })
+	t.Run("node stopped", func(t *testing.T) { nodeStopped(l.on(t)) })
+	t.Run("TPM replaced", func(t *testing.T) { tpmReplaced(l.on(t)) })
 	t.Run("TPM killed", func(t *testing.T) { tpmKilled(l.on(t)) })
 	t.Run("routes swapped", func(t *testing.T) { routesSwapped(l.on(t)) })
 	t.Run("agent frozen", func(t *testing.T) {
@@ -160,6 +162,40 @@ func nodeRestarted(l *testLab) {
 	if n := l.node("node-2"); n.UUID != before.UUID || n.EKSerial != before.EKSerial {
 		t.Errorf("another TPM: %s %s, before %s %s", n.UUID, n.EKSerial, before.UUID, before.EKSerial)
 	}
+	l.passes()
+}
+
+// A node that is off is shown as that, and only what is about it fails; started, it is the same node with the same address.
+func nodeStopped(l *testLab) {
+	t := l.t
+	before := l.node("node-1")
+	l.run("node", "stop", "--lab", l.name, "node-1")
+	if n := l.node("node-1"); n.State != "off" {
+		t.Errorf("node-1 is %s: %s", n.State, n.Detail)
+	}
+	l.run("net", l.name)
+	f := failed(l.verify())
+	if !slices.Contains(f, "quote node-1") || slices.Contains(f, "quote node-2") || slices.Contains(f, "attested node-2") {
+		t.Errorf("with node-1 off these fail: %q", f)
+	}
+	l.run("node", "start", "--lab", l.name, "node-1")
+	l.run("node", "reactivate", "--lab", l.name, "node-1")
+	if n := l.node("node-1"); n.UUID != before.UUID || n.EKSerial != before.EKSerial || n.Address != before.Address {
+		t.Errorf("it is another node now: %+v, before %+v", n, before)
+	}
+	l.passes()
+}
+
+// Another TPM is another UUID, hostname and EK certificate, which the tenant has to enrol.
+func tpmReplaced(l *testLab) {
+	t := l.t
+	before := l.node("node-2")
+	l.run("node", "replace-tpm", "--lab", l.name, "node-2")
+	n := l.node("node-2")
+	if n.UUID == before.UUID || n.Hostname == before.Hostname || n.EKSerial == before.EKSerial || n.State != "registered" {
+		t.Errorf("with another TPM it is %+v, before %+v", n, before)
+	}
+	l.run("node", "enrol", "--lab", l.name, "node-2")
 	l.passes()
 }
 

@@ -69,6 +69,7 @@ type running interface {
 	Verify(ctx context.Context) (report.Result, error)
 	Network(ctx context.Context) (control.Network, error)
 	Fault(ctx context.Context, f control.Fault) (string, error)
+	Act(ctx context.Context, a control.Action) (string, error)
 	Tenant(ctx context.Context) (control.Command, error)
 }
 
@@ -171,6 +172,16 @@ func (l *Lab) Fault(ctx context.Context, f control.Fault) (string, error) {
 	}
 	defer done()
 	return r.Fault(ctx, f)
+}
+
+// Act does one thing to one node (stop, start, reboot, another TPM, …), and says what was done. It returns when that has come to its end.
+func (l *Lab) Act(ctx context.Context, a control.Action) (string, error) {
+	r, done, err := l.open()
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	return r.Act(ctx, a)
 }
 
 // downTimeout is how long an orderly end may take before the lab is ended by force.

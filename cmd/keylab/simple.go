@@ -87,7 +87,7 @@ func newFault(s streams) *cobra.Command {
   swapped-route A B      lead the hostnames of two nodes to each other's agent
   dead-agent NODE        stop a node's agent
   partition NODE         cut a node off from everything
-  dead-tpm NODE          kill a node's TPM (on netns it cannot be mended while the lab runs)
+  dead-tpm NODE          kill a node's TPM; mended, the node is enrolled anew
 
 With --clear the same thing is mended.`,
 		Example: `  keylab fault swapped-route node-1 node-2

@@ -83,6 +83,12 @@ func (c *Client) Fault(ctx context.Context, f Fault) (done string, err error) {
 	return done, err
 }
 
+// Act does one thing to one node and says what was done.
+func (c *Client) Act(ctx context.Context, a Action) (done string, err error) {
+	err = c.call(ctx, "POST", "act", a, &done)
+	return done, err
+}
+
 // Down asks for the orderly end of the lab.
 func (c *Client) Down(ctx context.Context) error {
 	var s string

@@ -19,6 +19,7 @@ type Lab interface {
 	Verify(ctx context.Context) (report.Result, error)
 	Network(ctx context.Context) (Network, error)
 	Fault(ctx context.Context, f Fault) (string, error)
+	Act(ctx context.Context, a Action) (string, error)
 	// Tenant is Keylime's own command line in the lab.
 	Tenant(ctx context.Context) (Command, error)
 	// Down starts the orderly end of the lab and returns at once.
@@ -35,13 +36,8 @@ func NewServer(lab Lab) *Server {
 	mux.HandleFunc("GET /v1/network", answer(func(r *http.Request) (any, error) { return lab.Network(r.Context()) }))
 	mux.HandleFunc("GET /v1/tenant", answer(func(r *http.Request) (any, error) { return lab.Tenant(r.Context()) }))
 	mux.HandleFunc("POST /v1/verify", answer(func(r *http.Request) (any, error) { return lab.Verify(r.Context()) }))
-	mux.HandleFunc("POST /v1/fault", answer(func(r *http.Request) (any, error) {
-		var f Fault
-		if err := json.NewDecoder(r.Body).Decode(&f); err != nil {
-			return nil, err
-		}
-		return lab.Fault(r.Context(), f)
-	}))
+	mux.HandleFunc("POST /v1/fault", order(lab.Fault))
+	mux.HandleFunc("POST /v1/act", order(lab.Act))
 	mux.HandleFunc("POST /v1/down", answer(func(*http.Request) (any, error) {
 		lab.Down()
 		return "stopping", nil
@@ -85,4 +81,15 @@ func answer(do func(*http.Request) (any, error)) http.HandlerFunc {
 		}
 		_ = json.NewEncoder(w).Encode(v) // the peer is gone: nobody to tell
 	}
+}
+
+// order answers a request whose body says what to do.
+func order[T any](do func(context.Context, T) (string, error)) http.HandlerFunc {
+	return answer(func(r *http.Request) (any, error) {
+		var what T
+		if err := json.NewDecoder(r.Body).Decode(&what); err != nil {
+			return nil, fmt.Errorf("read the request: %w", err)
+		}
+		return do(r.Context(), what)
+	})
 }

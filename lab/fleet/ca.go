@@ -34,6 +34,16 @@ func OpenCAs(dir state.Dir, c plan.EKCA) (CAs, error) {
 	return CAs{ca, stranger}, err
 }
 
+// ReopenCAs opens the CAs of a lab that has been up, and touches nothing.
+func ReopenCAs(dir state.Dir, c plan.EKCA) (CAs, error) {
+	ca, err := ekca.Open(dir.EKCA())
+	if err != nil || !c.Stranger {
+		return CAs{Lab: ca}, err
+	}
+	stranger, err := ekca.Open(dir.StrangerCA())
+	return CAs{ca, stranger}, err
+}
+
 // IssueEK is the TPM maker's part: a certificate (DER) for a node's EK by the CA that the plan names.
 func (c CAs) IssueEK(n plan.Node, ek crypto.PublicKey) ([]byte, error) {
 	ca := c.Lab

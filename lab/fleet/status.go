@@ -19,6 +19,7 @@ const (
 	StateFailed     = "failed"
 	StateTPMDead    = "tpm dead"
 	StateAgentDead  = "agent dead"
+	StateOff        = "off"
 	StateUnknown    = "unknown"
 )
 

@@ -114,7 +114,7 @@ func (l *Lab) awaitAgent(n plan.Node) func(context.Context) error {
 		}
 		defer registrar.Close()
 		uuid := l.node(n.Name).UUID
-		err = await(ctx, "the agent of "+n.Name+" to register and to be ready", func(ctx context.Context) (string, error) {
+		err = fleet.Await(ctx, "the agent of "+n.Name+" to register and to be ready", func(ctx context.Context) (string, error) {
 			pod, err := l.agentPod(ctx, n)
 			if err != nil {
 				return "", err
@@ -272,7 +272,7 @@ func (l *Lab) applyIngress(ctx context.Context) error {
 	if err := l.awaitPods(ctx, "the ingress", m.SystemNamespace, ingressSelector, 1); err != nil {
 		return err
 	}
-	return await(ctx, l.planned.Keylime.Ingress.String()+" to answer from the services network", func(ctx context.Context) (string, error) {
+	return fleet.Await(ctx, l.planned.Keylime.Ingress.String()+" to answer from the services network", func(ctx context.Context) (string, error) {
 		c, err := l.dialFrom(plan.DNS)(ctx, "tcp", l.planned.Keylime.Ingress.String())
 		if err != nil {
 			return "", err
@@ -287,7 +287,7 @@ func (l *Lab) awaitPods(ctx context.Context, what, namespace, selector string, c
 	if err != nil {
 		return err
 	}
-	return await(ctx, what+" to be ready", func(ctx context.Context) (string, error) {
+	return fleet.Await(ctx, what+" to be ready", func(ctx context.Context) (string, error) {
 		pods, err := k.pods(ctx, namespace, selector)
 		if err != nil {
 			return "", err

@@ -5,6 +5,8 @@ import (
 	"net"
 	"strconv"
 
+	"github.com/docker/docker/api/types/container"
+
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
@@ -18,12 +20,20 @@ func (l *Lab) Network(ctx context.Context) (control.Network, error) {
 		return n, err
 	}
 	p := l.plan()
+	containers, err := l.running(ctx)
+	if err != nil {
+		return n, err
+	}
 	for _, net := range p.Networks {
 		n.Networks = append(n.Networks, netlab.NetworkState{Network: netlab.Network{Name: net.Name, Prefix: net.Prefix}, Switch: l.resource(net.Name)})
 	}
 	for _, h := range p.Hosts {
 		if h.Name == plan.Ingress {
 			continue // an address, and a pod behind it
+		}
+		if containers[l.containerOf(h.Name)].State != "running" {
+			n.Hosts = append(n.Hosts, netlab.HostState{Name: h.Name})
+			continue
 		}
 		link, err := l.link(ctx, h.Name)
 		if err != nil {
@@ -77,16 +87,19 @@ func (l *Lab) Network(ctx context.Context) (control.Network, error) {
 		n.Ingress.ByHost[name] = netlab.HostStats{Connections: count}
 	}
 	n.Ingress.Refused = map[netlab.Reason]uint64{"any-reason": stats.Refused}
-	return n, l.agentArrivals(ctx, p, n)
+	return n, l.agentArrivals(ctx, p, n, containers)
 }
 
 // agentArrivals adds what each node's kernel has counted, by the address that the agent's pod has now.
-func (l *Lab) agentArrivals(ctx context.Context, p plan.Plan, n control.Network) error {
+func (l *Lab) agentArrivals(ctx context.Context, p plan.Plan, n control.Network, containers map[string]container.Summary) error {
 	ranges, err := l.podRanges(ctx)
 	if err != nil {
 		return err
 	}
 	for _, node := range p.Nodes {
+		if containers[node.KubernetesName].State != "running" {
+			continue
+		}
 		pod, err := l.agentPod(ctx, node)
 		if err != nil || pod.Status.PodIP == "" {
 			continue

@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/klog/v2"
 
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/kind/hostlink"
 )
 
@@ -145,36 +146,6 @@ func decodeManifest(text []byte) ([]runtime.Object, error) {
 	}
 }
 
-// await waits until check finds nothing missing any more; what it says last is in the error.
-func await(ctx context.Context, what string, check func(context.Context) (missing string, err error)) error {
-	tick := time.NewTicker(250 * time.Millisecond)
-	defer tick.Stop()
-	last := ""
-	for {
-		missing, err := check(ctx)
-		switch {
-		case err == nil && missing == "":
-			return nil
-		case err == nil:
-			last = missing
-		case errors.As(err, new(*fatalError)):
-			return err
-		case ctx.Err() == nil:
-			last = err.Error()
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w; last: %s", what, context.Cause(ctx), last)
-		case <-tick.C:
-		}
-	}
-}
-
-// fatalError ends a wait: what is awaited will not come.
-type fatalError struct{ error }
-
-func (e *fatalError) Unwrap() error { return e.error }
-
 // pods are the pods of a namespace that a label selector names.
 func (k *kube) pods(ctx context.Context, namespace, selector string) ([]corev1.Pod, error) {
 	list, err := k.typed.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
@@ -199,9 +170,9 @@ func (k *kube) crashed(ctx context.Context, pod corev1.Pod) error {
 			if s.RestartCount < hopeless {
 				continue
 			}
-			return &fatalError{fmt.Errorf("container %s of pod %s/%s does not stay up (%s): %s\nthe end of its log:\n%s", s.Name, pod.Namespace, pod.Name, w.Reason, w.Message, indent(k.podLogTail(ctx, pod, s.Name)))}
+			return fleet.Hopeless(fmt.Errorf("container %s of pod %s/%s does not stay up (%s): %s\nthe end of its log:\n%s", s.Name, pod.Namespace, pod.Name, w.Reason, w.Message, indent(k.podLogTail(ctx, pod, s.Name))))
 		case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName":
-			return &fatalError{fmt.Errorf("container %s of pod %s/%s cannot start (%s): %s", s.Name, pod.Namespace, pod.Name, w.Reason, w.Message)}
+			return fleet.Hopeless(fmt.Errorf("container %s of pod %s/%s cannot start (%s): %s", s.Name, pod.Namespace, pod.Name, w.Reason, w.Message))
 		}
 	}
 	return nil

@@ -61,6 +61,7 @@ type nodeFacts struct {
 	EKCertificate []byte           `json:"ek_certificate,omitempty"` // DER
 	Registered    bool             `json:"registered,omitempty"`
 	Enrolled      verify.Enrolment `json:"enrolled"`
+	Former        []string         `json:"former,omitempty"` // UUIDs of TPMs that were replaced, which the verifier may still know
 }
 
 func factsFile(dir state.Dir) string { return dir.Path + "/kind.json" }
@@ -192,11 +193,11 @@ func (l *Lab) ekCA() (*ekca.CA, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cas.Lab == nil {
-		ca, err := ekca.Open(l.dir.EKCA())
+		cas, err := fleet.ReopenCAs(l.dir, l.planned.EKCA)
 		if err != nil {
 			return nil, err
 		}
-		l.cas.Lab = ca
+		l.cas = cas
 	}
 	return l.cas.Lab, nil
 }

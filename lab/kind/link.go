@@ -72,7 +72,10 @@ func (l *Lab) connect(ctx context.Context, host string) (*hostlink.Client, error
 	}
 	stream, err := l.execStream(ctx, l.containerOf(host), linkCommand)
 	if err != nil {
-		return nil, fmt.Errorf("reach into %s: %w", host, err)
+		if c, look := l.docker.ContainerInspect(ctx, l.containerOf(host)); look == nil && !c.State.Running {
+			err = errNotRunning // Docker's own words are long
+		}
+		return nil, fmt.Errorf("reach into container %s: %w", l.containerOf(host), err)
 	}
 	c, err := hostlink.NewClient(stream)
 	if err != nil {
@@ -81,6 +84,8 @@ func (l *Lab) connect(ctx context.Context, host string) (*hostlink.Client, error
 	}
 	return c, nil
 }
+
+var errNotRunning = errors.New("it does not run")
 
 // containerOf is the container that is one of the plan's hosts: for a node, kind's.
 func (l *Lab) containerOf(host string) string {

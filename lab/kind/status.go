@@ -106,12 +106,12 @@ func (l *Lab) nodeFaults(ctx context.Context) (map[string]*fleet.Fault, error) {
 		if l.known().Nodes[n.Name].UUID == "" {
 			continue // not made yet
 		}
-		if f := l.tpmFault(containers, n.Name); f != nil {
-			faults[n.Name] = f
+		if c, ok := containers[n.KubernetesName]; !l.known().Ready.IsZero() && (!ok || c.State != "running") {
+			faults[n.Name] = &fleet.Fault{State: fleet.StateOff, Detail: fmt.Sprintf("its container %s does not run", n.KubernetesName)}
 			continue
 		}
-		if c, ok := containers[n.KubernetesName]; !l.known().Ready.IsZero() && (!ok || c.State != "running") {
-			faults[n.Name] = &fleet.Fault{State: fleet.StateAgentDead, Detail: fmt.Sprintf("its node's container %s does not run", n.KubernetesName)}
+		if f := l.tpmFault(containers, n.Name); f != nil {
+			faults[n.Name] = f
 			continue
 		}
 		if !l.known().Nodes[n.Name].Registered {

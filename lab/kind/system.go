@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/kind/pkg/cluster/nodes"
 	"sigs.k8s.io/kind/pkg/cluster/nodeutils"
 
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/manifests"
 )
 
@@ -96,7 +97,7 @@ func (l *Lab) awaitNodes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = await(ctx, "the cluster's nodes to be ready", func(ctx context.Context) (string, error) {
+	err = fleet.Await(ctx, "the cluster's nodes to be ready", func(ctx context.Context) (string, error) {
 		list, err := k.typed.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return "", fmt.Errorf("list the nodes: %w", err)

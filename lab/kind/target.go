@@ -27,8 +27,8 @@ import (
 
 // Verify proves the lab's claims.
 func (l *Lab) Verify(ctx context.Context) (report.Result, error) {
-	if l.known().Ready.IsZero() {
-		return report.Result{}, fmt.Errorf("lab %s is not up: its `up` runs, or did not come to its end", l.planned.Lab)
+	if err := l.mustBeUp(); err != nil {
+		return report.Result{}, err
 	}
 	t, err := l.target(ctx)
 	if err != nil {
@@ -126,6 +126,9 @@ func (t *target) Nodes() []verify.Node {
 		}
 		if f := t.faults[n.Name]; f != nil {
 			v.Fault = f.State + ": " + f.Detail
+			if f.State == fleet.StateOff { // its log cannot be read, nor can it have answered
+				v.Served = func(string) (int, error) { return 0, nil }
+			}
 		}
 		nodes[i] = v
 	}

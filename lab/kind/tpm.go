@@ -3,6 +3,7 @@ package kind
 import (
 	"context"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -48,8 +49,12 @@ func (l *Lab) startTPM(n plan.Node) func(context.Context) error {
 		p.host.Tmpfs["/tmp"] = ""
 		p.volume(volume, tpmStateDir)
 		p.bind(l.socketDir(n.Name), tpmSocketDir, false)
+		seed, err := fleet.TPMSeed(l.dir, n)
+		if err != nil {
+			return err
+		}
 		if err := p.writeConfig(l, tpmrole.Config{
-			Name: n.Name, Dir: tpmStateDir, SocketDir: tpmSocketDir, Algorithm: n.TPM.EKAlgorithm, Seed: n.TPM.Seed, WithoutCertificate: n.EK.Absent,
+			Name: n.Name, Dir: tpmStateDir, SocketDir: tpmSocketDir, Algorithm: n.TPM.EKAlgorithm, Seed: hex.EncodeToString(seed), WithoutCertificate: n.EK.Absent,
 		}); err != nil {
 			return err
 		}

@@ -2,69 +2,43 @@ package netns
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 
-	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 )
 
-// fault is one thing that can be broken on purpose, and mended.
-type fault struct {
-	nodes         int // how many nodes it names
-	inflict       func(context.Context, []*node) error
-	mend          func(context.Context, []*node) error
-	broke, mended string
-}
-
-func (s *supervisor) faults() map[string]fault {
-	return map[string]fault{
-		"flat-network":  {0, s.flatten, s.unflatten, "services and cluster network are one layer-2 segment", "the networks are apart again"},
-		"open-router":   {0, func(context.Context, []*node) error { return s.router.OpenAll() }, func(context.Context, []*node) error { return s.router.Restore() }, "the router lets everything through", "the router follows its allow-list again"},
-		"swapped-route": {2, s.swapRoutes, s.unswapRoutes, "each hostname leads to the other node's agent", "each hostname leads to its own agent again; the verifier was told to ask them again"},
-		"dead-agent":    {1, killAgent, s.reviveAgent, "the agent is stopped", "the agent runs again, and the verifier was told to ask it again"},
-		"partition":     {1, s.partition, s.heal, "the node's link is cut", "the node's link is up again, and the verifier was told to ask its agent again"},
-		"dead-tpm":      {1, killTPM, nil, "the TPM's process is killed", ""},
+func (s *supervisor) faults() map[string]fleet.Breakage[*node] {
+	type of = fleet.Breakage[*node]
+	return map[string]of{
+		"flat-network": {Inflict: s.flatten, Mend: s.unflatten, Broke: "services and cluster network are one layer-2 segment", Mended: "the networks are apart again"},
+		"open-router": {
+			Inflict: func(context.Context, []*node) error { return s.router.OpenAll() },
+			Mend:    func(context.Context, []*node) error { return s.router.Restore() },
+			Broke:   "the router lets everything through", Mended: "the router follows its allow-list again",
+		},
+		"swapped-route": {
+			Nodes: 2, Inflict: s.swapRoutes, Mend: s.unswapRoutes,
+			Broke: "each hostname leads to the other node's agent", Mended: "each hostname leads to its own agent again; the verifier was told to ask them again",
+		},
+		"dead-agent": {Nodes: 1, Inflict: killAgent, Mend: s.reviveAgent, Broke: "the agent is stopped", Mended: "the agent runs again, and the verifier was told to ask it again"},
+		"partition":  {Nodes: 1, Inflict: s.partition, Mend: s.heal, Broke: "the node's link is cut", Mended: "the node's link is up again, and the verifier was told to ask its agent again"},
+		"dead-tpm": {
+			Nodes: 1, Inflict: killTPM, Mend: s.reviveTPM, Broke: "the TPM's process is killed",
+			Mended: "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
+		},
 	}
 }
 
 // Fault implements control.Lab.
 func (s *supervisor) Fault(ctx context.Context, f control.Fault) (string, error) {
-	if phase := s.phase(); phase != control.Running && phase != control.Degraded {
-		return "", fmt.Errorf("the lab is %s: wait until it is up", phase)
+	if err := s.mustBeUp(); err != nil {
+		return "", err
 	}
-	all := s.faults()
-	kind, ok := all[f.Kind]
-	if !ok {
-		return "", fmt.Errorf("there is no fault %q; there are %s", f.Kind, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
-	}
-	if len(f.Nodes) != kind.nodes {
-		return "", fmt.Errorf("fault %s needs %d node names, not %d", f.Kind, kind.nodes, len(f.Nodes))
-	}
-	var nodes []*node
-	for _, name := range f.Nodes {
-		n, err := s.node(name)
-		if err != nil {
-			return "", err
-		}
-		nodes = append(nodes, n)
-	}
-	act, done := kind.inflict, kind.broke
-	if f.Clear {
-		act, done = kind.mend, kind.mended
-	}
-	if act == nil {
-		return "", fmt.Errorf("fault %s cannot be mended while the lab runs: take it down and up", f.Kind)
-	}
-	if err := act(ctx, nodes); err != nil {
-		return "", fmt.Errorf("fault %s: %w", f.Kind, err)
-	}
-	s.log.Info("fault", "kind", f.Kind, "nodes", f.Nodes, "clear", f.Clear)
-	return done, nil
+	done, err := fleet.Break(ctx, s.faults(), f, s.node)
+	s.log.Info("fault", "kind", f.Kind, "nodes", f.Nodes, "clear", f.Clear, "error", err)
+	return done, err
 }
 
 func (s *supervisor) flatten(context.Context, []*node) error {
@@ -131,25 +105,32 @@ func (s *supervisor) reviveAgent(ctx context.Context, nodes []*node) error {
 	return s.reactivate(ctx, nodes)
 }
 
-// reactivate does what an operator would after the repair: a verifier that has given an agent up asks it no more by itself.
+// reactivate has the verifier ask the nodes again, where it had given them up.
 func (s *supervisor) reactivate(ctx context.Context, nodes []*node) error {
+	uuids := map[string]string{}
 	for _, n := range nodes {
-		a, err := s.verifier.Agent(ctx, n.uuid)
-		if errors.Is(err, keylime.ErrNotFound) || err == nil && !a.OperationalState.Stopped() {
-			continue
-		}
-		if err == nil {
-			err = s.verifier.Reactivate(ctx, n.uuid)
-		}
-		if err != nil {
-			return fmt.Errorf("reactivate %s at the verifier: %w", n.Name, err)
-		}
+		uuids[n.Name], _ = n.identityNow()
 	}
-	return nil
+	return fleet.Reactivate(ctx, s.verifier, uuids)
 }
 
 func killTPM(_ context.Context, nodes []*node) error {
 	nodes[0].mu.Lock()
 	defer nodes[0].mu.Unlock()
+	if nodes[0].tpm == nil {
+		return fmt.Errorf("the TPM of %s is off", nodes[0].Name)
+	}
 	return nodes[0].tpm.Kill()
+}
+
+// reviveTPM starts the TPM again, which to the node is a power cut.
+func (s *supervisor) reviveTPM(ctx context.Context, nodes []*node) error {
+	m := machines{s}
+	if err := m.PowerOff(ctx, nodes[0], false); err != nil {
+		return err
+	}
+	if err := m.PowerOn(ctx, nodes[0]); err != nil {
+		return err
+	}
+	return m.EnrolAgain(ctx, nodes[0])
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -53,6 +52,10 @@ type node struct {
 	agent    nodeAgent
 	arrivals *netlab.ConnCounter // connections that reached the agent's port, by the node's own kernel
 	enrolled verify.Enrolment
+	off      bool     // the machine is switched off
+	former   []string // UUIDs of TPMs that were replaced, which the verifier may still know
+
+	acting sync.Mutex // one action at a time
 }
 
 // startTPM powers the node's TPM on, manufactures it if it is new, and serves it on the node's loopback.
@@ -62,10 +65,8 @@ func (n *node) startTPM(ctx context.Context) error {
 		return err
 	}
 	options := tpmsim.Options{Name: n.Name, Dir: n.s.dir.TPM(n.Name), Backend: backend}
-	if n.TPM.Seed != "" {
-		if options.Seed, err = hex.DecodeString(n.TPM.Seed); err != nil {
-			return fmt.Errorf("seed of the TPM of %s: %w", n.Name, err)
-		}
+	if options.Seed, err = fleet.TPMSeed(n.s.dir, n.Node); err != nil {
+		return err
 	}
 	log, err := n.s.logFile("tpm-" + n.Name)
 	if err != nil {
@@ -124,12 +125,14 @@ func (n *node) serveTPM() error {
 // startAgent starts the node's agent, opens its hostname at the ingress, and registers it.
 func (n *node) startAgent(ctx context.Context) error {
 	n.mu.Lock()
-	first := n.arrivals == nil
+	served, counted := len(n.tcti) > 0, n.arrivals != nil
 	n.mu.Unlock()
-	if first {
+	if !served {
 		if err := n.serveTPM(); err != nil {
 			return err
 		}
+	}
+	if !counted {
 		arrivals, err := netlab.CountConnections(n.s.network.Host(n.Name), n.Agent.Port)
 		if err != nil {
 			return err
@@ -212,6 +215,9 @@ func (n *node) awaitClock(ctx context.Context) error {
 	n.mu.Lock()
 	tpm := n.tpm
 	n.mu.Unlock()
+	if tpm == nil {
+		return fmt.Errorf("the TPM of %s is off", n.Name)
+	}
 	waited, err := tpm.AwaitSafeClock(ctx)
 	if err == nil && waited > time.Second {
 		n.s.journal.note(plan.NodeStep(plan.StepEnrol, n.Name), fmt.Sprintf("waited %.1f s until the TPM's clock was safe again: the TPM had lost its power", waited.Seconds()))

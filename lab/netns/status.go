@@ -86,6 +86,9 @@ func (n *node) status(attested map[string]keylime.VerifierAgent, attestedErr err
 
 // faultLocked looks at the node's TPM and agent; the caller holds n.mu.
 func (n *node) faultLocked() *fleet.Fault {
+	if n.off {
+		return &fleet.Fault{State: fleet.StateOff, Detail: "it was stopped"}
+	}
 	if n.tpm != nil && !n.tpm.Alive() {
 		detail := "its process ended"
 		if err := n.tpm.Err(); err != nil {

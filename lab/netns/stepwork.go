@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
@@ -89,12 +88,4 @@ func (s *supervisor) closeIngress() error {
 		return nil
 	}
 	return s.ingress.Close()
-}
-
-func (s *supervisor) nodeNames() string {
-	names := make([]string, len(s.nodes))
-	for i, n := range s.nodes {
-		names[i] = n.Name
-	}
-	return strings.Join(names, ", ")
 }

@@ -192,12 +192,20 @@ func (s *supervisor) Events(ctx context.Context, emit func(control.Event) error)
 
 // Verify implements control.Lab.
 func (s *supervisor) Verify(ctx context.Context) (report.Result, error) {
-	if phase := s.phase(); phase != control.Running && phase != control.Degraded {
-		return report.Result{}, fmt.Errorf("the lab is %s: wait until it is up", phase)
+	if err := s.mustBeUp(); err != nil {
+		return report.Result{}, err
 	}
 	s.verifying.Lock()
 	defer s.verifying.Unlock()
 	return verify.Run(ctx, target{s}, verify.Options{}), nil
+}
+
+// mustBeUp is the error for what needs a lab that has come up.
+func (s *supervisor) mustBeUp() error {
+	if phase := s.phase(); phase != control.Running && phase != control.Degraded {
+		return fmt.Errorf("the lab is %s: wait until it is up", phase)
+	}
+	return nil
 }
 
 func (s *supervisor) phase() control.LabState {
@@ -219,7 +227,7 @@ func (s *supervisor) node(name string) (*node, error) {
 			return n, nil
 		}
 	}
-	return nil, fmt.Errorf("the lab has no node %q; it has %s", name, s.nodeNames())
+	return nil, fmt.Errorf("the lab has no node %q; it has %s", name, s.plan.NodeNames())
 }
 
 func (s *supervisor) keep(c io.Closer) {

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -273,6 +274,15 @@ func (p Plan) Node(name string) (Node, bool) {
 		}
 	}
 	return Node{}, false
+}
+
+// NodeNames are the names of all nodes, for a message.
+func (p Plan) NodeNames() string {
+	names := make([]string, len(p.Nodes))
+	for i, n := range p.Nodes {
+		names[i] = n.Name
+	}
+	return strings.Join(names, ", ")
 }
 
 // Network finds a network by name.

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"keylab.dev/keylab/lab/control"
+)
+
+func newNode(s streams) *cobra.Command {
+	var f labFlag
+	c := &cobra.Command{
+		Use:   "node ACTION NODE",
+		Short: "Stop, start, reboot or crash a node of a running lab, replace its TPM, or have it trusted again",
+		Long: `Does to one node of a running lab what its operator, or fate, could:
+
+  stop         shut it down: agent and TPM end in order, and nobody answers for it
+  start        start it again; its agent registers with the same keys
+  reboot       stop and start; PCRs are reset, the TPM's reset count grows and its clock goes on
+  crash        cut its power and start it: the TPM's clock goes back to what it last saved
+  replace-tpm  put another TPM into it, with an EK certificate of the lab's CA; the old one is destroyed
+
+and what an operator of Keylime does about it:
+
+  reactivate   have the verifier ask a node again that it had given up
+  enrol        have the verifier forget the node, and the tenant enrol it anew
+
+The TPM and the agent keep their keys over all but replace-tpm. keylab returns when it is done: after start when the agent is registered and
+reachable, after reactivate and enrol when the verifier had a good quote.`,
+		Example: `  keylab node reboot node-1
+  keylab node replace-tpm node-2 && keylab node enrol node-2`,
+		ValidArgs: control.Actions,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 && !slices.Contains(control.Actions, args[0]) {
+				return usagef("there is no action %q; there are %s", args[0], strings.Join(control.Actions, ", "))
+			}
+			return cobra.ExactArgs(2)(c, args)
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			l, err := f.open(nil)
+			if err != nil {
+				return err
+			}
+			done, err := l.Act(c.Context(), control.Action{Kind: args[0], Node: args[1]})
+			if err != nil {
+				return explain(l, err)
+			}
+			fmt.Fprintf(s.err, "%s: %s.\n", args[1], done)
+			return nil
+		},
+	}
+	f.add(c)
+	return c
+}

@@ -1,0 +1,107 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"keylab.dev/keylab/lab/control"
+)
+
+// Machines is what a substrate can do to its nodes. N is its node.
+type Machines[N any] interface {
+	// Find knows the nodes by name.
+	Find(name string) (N, error)
+	// Running tells whether a node's machine is on.
+	Running(ctx context.Context, n N) (bool, error)
+	// PowerOff ends a node's agent and its TPM: in order, with TPM2_Shutdown, or as a power cut.
+	PowerOff(ctx context.Context, n N, orderly bool) error
+	// PowerOn starts a node's TPM and its agent, and returns when the agent is registered and can be reached.
+	PowerOn(ctx context.Context, n N) error
+	// NewTPM puts another TPM, with a certificate of the lab's EK CA, into a node that is off.
+	NewTPM(ctx context.Context, n N) error
+	// GivenUp tells whether the verifier has given a node up.
+	GivenUp(ctx context.Context, n N) (bool, error)
+	// Reactivate has the verifier ask again for quotes of nodes that it had given up, and waits for the next good one of each.
+	Reactivate(ctx context.Context, nodes []N) error
+	// EnrolAgain has the verifier forget a node, under its former UUID too, and the tenant enrol it; it waits for the first good quote.
+	EnrolAgain(ctx context.Context, n N) error
+}
+
+// Act does one thing to one node, and says what was done.
+func Act[N any](ctx context.Context, m Machines[N], a control.Action) (string, error) {
+	n, err := m.Find(a.Node)
+	if err != nil {
+		return "", err
+	}
+	done, err := act(ctx, m, n, a)
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w", a.Kind, a.Node, err)
+	}
+	return done, nil
+}
+
+func act[N any](ctx context.Context, m Machines[N], n N, a control.Action) (string, error) {
+	on, err := m.Running(ctx, n)
+	if err != nil {
+		return "", err
+	}
+	switch a.Kind {
+	case control.ActionStop:
+		if !on {
+			return "it is off already", nil
+		}
+		return "it is off; its TPM was shut down in order", m.PowerOff(ctx, n, true)
+	case control.ActionStart:
+		if on {
+			return "it runs already", nil
+		}
+		return powerOn(ctx, m, n, "it runs, and its agent has registered again", "keylab node reactivate "+a.Node)
+	case control.ActionReboot, control.ActionCrash:
+		orderly := a.Kind == control.ActionReboot
+		if !on {
+			return "", fmt.Errorf("it is off: `keylab node start %s` starts it", a.Node)
+		}
+		if err := m.PowerOff(ctx, n, orderly); err != nil {
+			return "", err
+		}
+		if orderly {
+			return powerOn(ctx, m, n, "it was rebooted: its PCRs are reset, and its TPM's clock goes on", "keylab node reactivate "+a.Node)
+		}
+		return powerOn(ctx, m, n, "it lost its power and runs again: its TPM's clock went back to what it last saved, which Keylime's verifier does not forgive",
+			"keylab node enrol "+a.Node)
+	case control.ActionReplaceTPM:
+		if on {
+			if err := m.PowerOff(ctx, n, true); err != nil {
+				return "", err
+			}
+		}
+		if err := m.NewTPM(ctx, n); err != nil {
+			return "", err
+		}
+		if err := m.PowerOn(ctx, n); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("it has another TPM, with an EK certificate of the lab's CA, and its agent has registered; `keylab node enrol %s` has it trusted", a.Node), nil
+	case control.ActionReactivate, control.ActionEnrol:
+		if !on {
+			return "", fmt.Errorf("it is off: `keylab node start %s` starts it", a.Node)
+		}
+		if a.Kind == control.ActionReactivate {
+			return "the verifier asks it again, and had a good quote", m.Reactivate(ctx, []N{n})
+		}
+		return "it was enrolled anew, and the verifier had a good quote", m.EnrolAgain(ctx, n)
+	}
+	return "", fmt.Errorf("there is no such action; there are %s", strings.Join(control.Actions, ", "))
+}
+
+// powerOn starts a node, and says which command helps where the verifier did not wait for it.
+func powerOn[N any](ctx context.Context, m Machines[N], n N, done, remedy string) (string, error) {
+	if err := m.PowerOn(ctx, n); err != nil {
+		return "", err
+	}
+	if up, err := m.GivenUp(ctx, n); err != nil || !up {
+		return done, err
+	}
+	return done + fmt.Sprintf("; the verifier had given it up: `%s` has it asked again", remedy), nil
+}

@@ -1,0 +1,85 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"keylab.dev/keylab/keylime"
+)
+
+// GivenUp tells whether the verifier knows an agent and asks it no more.
+func GivenUp(ctx context.Context, v *keylime.VerifierClient, uuid string) (bool, error) {
+	a, err := v.Agent(ctx, uuid)
+	if errors.Is(err, keylime.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask the verifier for %s: %w", uuid, err)
+	}
+	return a.OperationalState.Stopped(), nil
+}
+
+// Reactivate does what an operator would after a repair, and waits until the verifier trusts the nodes again: one that has given an agent up asks it no
+// more by itself. It may also give it up only now, for a last answer from before the repair. uuids are by the nodes' names; one that the verifier does
+// not know was never enrolled, and is passed over.
+func Reactivate(ctx context.Context, v *keylime.VerifierClient, uuids map[string]string) error {
+	before := map[string]int{}
+	return Await(ctx, "the verifier to attest "+strings.Join(slices.Sorted(maps.Keys(uuids)), " and ")+" again", func(ctx context.Context) (string, error) {
+		var missing []string
+		for _, name := range slices.Sorted(maps.Keys(uuids)) {
+			uuid := uuids[name]
+			a, err := v.Agent(ctx, uuid)
+			if errors.Is(err, keylime.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return "", fmt.Errorf("ask the verifier for %s: %w", name, err)
+			}
+			if a.OperationalState.Stopped() {
+				if err := v.Reactivate(ctx, uuid); err != nil {
+					return "", fmt.Errorf("reactivate %s at the verifier: %w", name, err)
+				}
+				delete(before, name)
+				missing = append(missing, fmt.Sprintf("%s was given up (%s, last event %q), and is asked again", name, a.OperationalState, a.LastEventID))
+				continue
+			}
+			if first, ok := before[name]; !ok {
+				before[name] = a.AttestationCount
+				missing = append(missing, name+" is being asked")
+			} else if a.AttestationCount <= first {
+				missing = append(missing, name+" is "+a.OperationalState.String())
+			}
+		}
+		return strings.Join(missing, "; "), nil
+	})
+}
+
+// ForgetAll has the verifier delete an agent that is to be enrolled anew, and verifier and registrar those that the node was before its TPM was replaced.
+func ForgetAll(ctx context.Context, v *keylime.VerifierClient, r *keylime.RegistrarClient, uuid string, former []string) error {
+	for _, id := range append(slices.Clone(former), uuid) {
+		if err := forget(ctx, v, id); err != nil {
+			return err
+		}
+	}
+	for _, id := range former {
+		if err := r.Delete(ctx, id); err != nil && !errors.Is(err, keylime.ErrNotFound) {
+			return fmt.Errorf("have the registrar forget %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// forget has the verifier delete an agent, and returns when it is gone. It is no error when the verifier does not know it.
+func forget(ctx context.Context, v *keylime.VerifierClient, uuid string) error {
+	return Await(ctx, "the verifier to forget "+uuid, func(ctx context.Context) (string, error) {
+		done, err := v.Delete(ctx, uuid)
+		if errors.Is(err, keylime.ErrNotFound) || err == nil && done {
+			return "", nil
+		}
+		return "it ends a quote that is under way", err
+	})
+}

@@ -1,0 +1,130 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/fleet"
+)
+
+// machines is what can be done to the lab's nodes.
+type machines struct{ s *supervisor }
+
+var _ fleet.Machines[*node] = machines{}
+
+// Act implements control.Lab.
+func (s *supervisor) Act(ctx context.Context, a control.Action) (string, error) {
+	if err := s.mustBeUp(); err != nil {
+		return "", err
+	}
+	n, err := s.node(a.Node)
+	if err != nil {
+		return "", err
+	}
+	n.acting.Lock()
+	defer n.acting.Unlock()
+	done, err := fleet.Act(ctx, machines{s}, a)
+	s.log.Info("action", "kind", a.Kind, "node", a.Node, "error", err)
+	return done, err
+}
+
+func (m machines) Find(name string) (*node, error) { return m.s.node(name) }
+
+func (m machines) Running(_ context.Context, n *node) (bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.off, nil
+}
+
+// PowerOff also takes the node off the network, as a machine that is off: nobody refuses connections for it.
+func (m machines) PowerOff(ctx context.Context, n *node, orderly bool) error {
+	if err := m.s.network.Partition(n.Name); err != nil {
+		return err
+	}
+	if !orderly {
+		n.mu.Lock()
+		var err error
+		if n.tpm != nil {
+			err = n.tpm.Kill()
+		}
+		n.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(n.stopAgent(ctx), n.stopTPM(ctx)); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.off = true
+	return nil
+}
+
+func (m machines) PowerOn(ctx context.Context, n *node) error {
+	if err := m.s.network.Heal(n.Name); err != nil {
+		return err
+	}
+	err := n.startTPM(ctx)
+	if err == nil {
+		err = n.startAgent(ctx)
+	}
+	if err != nil { // it stays off, so that it can be tried again
+		return errors.Join(err, m.PowerOff(context.WithoutCancel(ctx), n, true))
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.off = false
+	return nil
+}
+
+// NewTPM destroys the old TPM: its state is of no use to anybody who has not kept a copy of it before.
+func (m machines) NewTPM(_ context.Context, n *node) error {
+	if err := os.RemoveAll(m.s.dir.TPM(n.Name)); err != nil {
+		return fmt.Errorf("take the old TPM out: %w", err)
+	}
+	n.mu.Lock()
+	if n.hostname != "" {
+		m.s.ingress.RemoveRoute(n.hostname)
+	}
+	n.former = append(n.former, n.uuid)
+	n.enrolled.Done = false
+	n.mu.Unlock()
+	return fleet.CountReplacement(m.s.dir, n.Node)
+}
+
+func (m machines) GivenUp(ctx context.Context, n *node) (bool, error) {
+	uuid, _ := n.identityNow()
+	return fleet.GivenUp(ctx, m.s.verifier, uuid)
+}
+
+func (m machines) Reactivate(ctx context.Context, nodes []*node) error {
+	return m.s.reactivate(ctx, nodes)
+}
+
+func (m machines) EnrolAgain(ctx context.Context, n *node) error {
+	uuid, former := n.identityNow()
+	if err := fleet.ForgetAll(ctx, m.s.verifier, m.s.registrar, uuid, former); err != nil {
+		return err
+	}
+	if err := n.enrol(ctx); err != nil {
+		return err
+	}
+	if n.refused() {
+		return nil // as the specification asks
+	}
+	n.mu.Lock()
+	n.former = nil
+	n.mu.Unlock()
+	return n.awaitAttested(ctx)
+}
+
+// identityNow is the node's UUID, and those that it had with TPMs which have been replaced.
+func (n *node) identityNow() (uuid string, former []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.uuid, append([]string(nil), n.former...)
+}
