@@ -9,6 +9,7 @@ require (
 	github.com/google/go-attestation v0.6.1
 	github.com/google/go-cmp v0.7.0
 	github.com/google/go-containerregistry v0.20.6
+	github.com/google/go-eventlog v0.0.3-0.20260416001248-6807b85eecf0
 	github.com/google/go-tpm v0.9.8
 	github.com/google/go-tpm-tools v0.4.9
 	github.com/google/nftables v0.3.0
