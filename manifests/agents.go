@@ -29,12 +29,10 @@ func Agents(l Lab) []runtime.Object {
 		config.Data[n.KubernetesName+".conf"] = l.agentConfig(n)
 		secret.Data[n.KubernetesName+".crt"], secret.Data[n.KubernetesName+".key"] = n.ServerCert, n.ServerKey
 	}
-	objects := []runtime.Object{
-		l.namespace(ns, "restricted"),
+	objects := append(AgentVolume(l),
 		&corev1.ServiceAccount{TypeMeta: kind("v1", "ServiceAccount"), ObjectMeta: l.meta(AppAgent, ns, AppAgent), AutomountServiceAccountToken: ptr(false)},
 		config, ca, secret,
-		l.dataVolume(), l.dataClaim(),
-	}
+	)
 	for _, d := range l.agentSets() {
 		objects = append(objects, d)
 	}
@@ -42,6 +40,11 @@ func Agents(l Lab) []runtime.Object {
 		objects = append(objects, l.nodeService(n), l.nodeIngress(n))
 	}
 	return objects
+}
+
+// AgentVolume is the agents' namespace, and the volume in which they keep their keys.
+func AgentVolume(l Lab) []runtime.Object {
+	return []runtime.Object{l.namespace(l.AgentNamespace, "restricted"), l.dataVolume(), l.dataClaim()}
 }
 
 // agentConfig is the agent's configuration in the Rust agent's format (keylime-agent.conf): what differs from its defaults.

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -196,8 +197,9 @@ func (l *Lab) applyLoadBalancer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	api := l.known().Addresses[l.planned.Kubernetes.ControlPlane]
 	for _, o := range install {
-		if err := probeOften(o); err != nil {
+		if err := hasten(o, api); err != nil {
 			return err
 		}
 	}
@@ -231,8 +233,9 @@ func memberlistSecret() (runtime.Object, error) {
 	}, nil
 }
 
-// probeOften makes the readiness of MetalLB's pods known as soon as it is there: its manifest has the kubelet ask every ten seconds, from the tenth on.
-func probeOften(o runtime.Object) error {
+// hasten has MetalLB's pods ask the API server where it is, without waiting for kube-proxy, for want of which they would end and be started again ever
+// later; and it makes their readiness known as soon as it is there: the manifest has the kubelet ask every ten seconds, from the tenth on.
+func hasten(o runtime.Object, api netip.Addr) error {
 	u, ok := o.(*unstructured.Unstructured)
 	if !ok || u.GetKind() != "Deployment" && u.GetKind() != "DaemonSet" {
 		return nil
@@ -242,7 +245,13 @@ func probeOften(o runtime.Object) error {
 		return fmt.Errorf("read MetalLB's manifest: %w", err)
 	}
 	for _, c := range containers {
-		if probe, ok := c.(map[string]any)["readinessProbe"].(map[string]any); ok {
+		container, ok := c.(map[string]any)
+		if !ok {
+			continue
+		}
+		env, _ := container["env"].([]any)
+		container["env"] = append(env, map[string]any{"name": "KUBERNETES_SERVICE_HOST", "value": api.String()}, map[string]any{"name": "KUBERNETES_SERVICE_PORT", "value": "6443"})
+		if probe, ok := container["readinessProbe"].(map[string]any); ok {
 			probe["initialDelaySeconds"], probe["periodSeconds"] = int64(1), int64(1)
 		}
 	}

@@ -80,12 +80,19 @@ func (l *Lab) createCluster(ctx context.Context) error {
 			cluster.CreateWithKubeconfigPath(l.Kubeconfig()), cluster.CreateWithRetain(true),
 			cluster.CreateWithDisplayUsage(false), cluster.CreateWithDisplaySalutation(false))
 	}()
+	// Images are loaded while kubeadm has the workers wait for the control plane.
+	loaded := make(chan error, 1)
+	loading, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { loaded <- l.loadImages(loading, provider) }()
 	select {
 	case err = <-created:
 	case <-ctx.Done():
 		err = errors.Join(context.Cause(ctx), l.abandonCluster(created))
 	}
 	if err != nil {
+		stop()
+		<-loaded
 		return fmt.Errorf("kind: %w\n%s", err, l.whyNoCluster(context.WithoutCancel(ctx)))
 	}
 	if err := os.Chmod(l.Kubeconfig(), 0o600); err != nil {
@@ -94,13 +101,10 @@ func (l *Lab) createCluster(ctx context.Context) error {
 	if err := l.learnAddresses(ctx); err != nil {
 		return err
 	}
-	if err := l.loadImages(ctx, provider); err != nil {
+	if err := <-loaded; err != nil {
 		return err
 	}
-	if err := l.applySystem(ctx); err != nil {
-		return err
-	}
-	return l.awaitNodes(ctx)
+	return l.applySystem(ctx)
 }
 
 // abandonCluster takes kind's nodes away under it until it gives up: it cannot be told to stop.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/google/go-containerregistry/pkg/compression"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -126,7 +127,8 @@ func fileImage(base v1.Image, from, to string) (v1.Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pack %s: %w", from, err)
 	}
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
+	// Not compressed: it never leaves this machine, and every node would have to unpack it.
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil }, tarball.WithCompression(compression.None))
 	if err != nil {
 		return nil, fmt.Errorf("pack %s: %w", from, err)
 	}

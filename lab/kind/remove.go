@@ -166,22 +166,28 @@ func remove(ctx context.Context, docker *client.Client, lab string, r removal) e
 	defer cancel()
 	tick := time.NewTicker(removePause)
 	defer tick.Stop()
+	var last error // why something would not go
 	for {
 		f, err := find(ctx, docker, lab)
 		if err != nil {
-			return err
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return errors.Join(err, last)
 		}
 		f.volumes = slices.DeleteFunc(f.volumes, func(v *volume.Volume) bool { return v.Labels[LabelKeep] != "" && !r.volumes })
 		if !f.running() && len(f.volumes) == 0 && !beingMade(lab) {
 			return nil
 		}
-		err = removeFound(ctx, docker, f, r)
+		if err = removeFound(ctx, docker, f, r); err != nil && ctx.Err() == nil {
+			last = err
+		}
 		if err == nil && !beingMade(lab) {
 			continue // most likely nothing is left: look at once
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
+			return errors.Join(context.Cause(ctx), last)
 		case <-tick.C:
 		}
 	}
@@ -212,7 +218,11 @@ func removeFound(ctx context.Context, docker *client.Client, f found, r removal)
 		return err
 	}
 	for _, n := range f.networks {
-		if err := docker.NetworkRemove(ctx, n.ID); err != nil && !cerrdefs.IsNotFound(err) {
+		err := docker.NetworkRemove(ctx, n.ID)
+		if err != nil && strings.Contains(err.Error(), "active endpoints") && len(f.containers) == 0 {
+			err = fmt.Errorf("%w\nno container of the lab is left: if none of yours is in it either, Docker has lost count, and forgets the network when it is restarted", err)
+		}
+		if err != nil && !cerrdefs.IsNotFound(err) {
 			return fmt.Errorf("remove network %s: %w", n.Name, err)
 		}
 	}

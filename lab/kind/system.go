@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -18,26 +19,52 @@ import (
 	"keylab.dev/keylab/manifests"
 )
 
-// loadImages puts into every node the images that its own store lacks: keylab's, and those of agents.
+// loadImages puts into every node the images that its own store lacks: keylab's, and those of agents. It begins while kind still makes the cluster,
+// as soon as kubeadm runs: until then kind restarts the nodes' containerd.
 func (l *Lab) loadImages(ctx context.Context, provider *cluster.Provider) error {
+	type image struct {
+		name string
+		open func() (io.ReadCloser, error)
+	}
+	images := []image{{l.known().Image, func() (io.ReadCloser, error) { return os.Open(l.imageArchive) }}}
+	wanted := slices.Clone(l.images().InCluster)
+	for _, n := range l.planned.Nodes {
+		if name := l.agentImage(n.Agent).Image; name != l.known().Image {
+			wanted = append(wanted, name)
+		}
+	}
+	for _, name := range unique(wanted) {
+		images = append(images, image{name, func() (io.ReadCloser, error) { return l.docker.ImageSave(ctx, []string{name}) }})
+	}
+	if err := l.awaitKubeadm(ctx); err != nil {
+		return err
+	}
 	all, err := provider.ListInternalNodes(l.planned.Kubernetes.Cluster)
 	if err != nil {
 		return fmt.Errorf("list the cluster's nodes: %w", err)
 	}
-	if err := loadArchive(ctx, all, func() (io.ReadCloser, error) { return os.Open(l.imageArchive) }); err != nil {
-		return fmt.Errorf("load keylab's image into the nodes: %w", err)
-	}
-	var wanted []string
-	wanted = append(wanted, l.images().InCluster...)
-	for _, n := range l.planned.Nodes {
-		if image := l.agentImage(n.Agent).Image; image != l.known().Image {
-			wanted = append(wanted, image)
+	for _, image := range images {
+		if err := loadArchive(ctx, all, image.open); err != nil {
+			return fmt.Errorf("load image %s into the nodes: %w", image.name, err)
 		}
 	}
-	for _, image := range unique(wanted) {
-		err := loadArchive(ctx, all, func() (io.ReadCloser, error) { return l.docker.ImageSave(ctx, []string{image}) })
-		if err != nil {
-			return fmt.Errorf("load image %s into the nodes: %w", image, err)
+	return nil
+}
+
+// awaitKubeadm waits until kubeadm makes the control plane: by then every node is there and configured, though its containerd may still be starting.
+func (l *Lab) awaitKubeadm(ctx context.Context) error {
+	answers := func(node string, argv ...string) error {
+		return fleet.Await(ctx, strings.Join(argv, " ")+" on "+node, func(ctx context.Context) (string, error) {
+			_, err := l.execOutput(ctx, node, argv...)
+			return "", err
+		})
+	}
+	if err := answers(l.planned.Kubernetes.ControlPlane, "pgrep", "--exact", "kubeadm"); err != nil {
+		return err
+	}
+	for _, n := range l.workers() {
+		if err := answers(n, "ctr", "version"); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -88,7 +115,8 @@ func (l *Lab) applySystem(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return k.apply(ctx, manifests.System(objects))
+	// The agents' volume takes Kubernetes up to 15 s to bind, so it comes first.
+	return k.apply(ctx, append(manifests.AgentVolume(objects), manifests.System(objects)...))
 }
 
 // awaitNodes waits until every node is ready and every worker has TPMs to give.

@@ -111,6 +111,7 @@ func (u *up) steps() []steps.Step {
 		plan.StepVerifier:     u.startVerifier,
 		plan.StepTenant:       u.startTenantAndEnroller,
 		plan.StepCluster:      u.createCluster,
+		plan.StepNodes:        u.awaitNodes,
 		plan.StepLoadBalancer: u.applyLoadBalancer,
 		plan.StepIngress:      u.applyIngress,
 		plan.StepAgents:       u.applyAgents,

@@ -20,6 +20,7 @@ const (
 	// Of the substrate kind alone.
 	StepImages       = "images"
 	StepCluster      = "cluster"
+	StepNodes        = "nodes"
 	StepLoadBalancer = "load-balancer"
 	StepAgents       = "agents"
 )
@@ -67,8 +68,9 @@ func kindSteps(p Plan) []Step {
 		{StepVerifier, services(StepNetwork), "Keylime verifier on " + p.Keylime.Verifier.String()},
 		{StepTenant, append(services(StepNetwork), StepEKCA), "Keylime tenant, waiting to enrol"},
 		{StepCluster, []string{StepNetwork}, fmt.Sprintf("kind cluster %s: Kubernetes %s, %d workers", k.Cluster, k.Version, len(p.Nodes))},
+		{StepNodes, []string{StepCluster}, "every node ready, and every worker with its TPM to give"},
 		{StepLoadBalancer, []string{StepCluster}, "MetalLB, with the address " + p.Keylime.Ingress.Addr().String()},
-		{StepIngress, []string{StepLoadBalancer, StepDNS}, "TLS SNI ingress, class " + k.IngressClass + ", on " + p.Keylime.Ingress.String()},
+		{StepIngress, []string{StepCluster, StepDNS}, "TLS SNI ingress, class " + k.IngressClass + ", on " + p.Keylime.Ingress.String()},
 	}
 	agents := Step{StepAgents, []string{StepCluster}, "agents' DaemonSet, and a Service and an Ingress for each"}
 	for _, n := range p.Nodes {
@@ -79,8 +81,8 @@ func kindSteps(p Plan) []Step {
 	list = append(list, agents)
 	for _, n := range p.Nodes {
 		list = append(list,
-			Step{NodeStep(StepAgent, n.Name), []string{StepAgents, StepIngress, StepRegistrar}, n.Agent.Kind + " agent in a pod, registered"},
-			Step{NodeStep(StepEnrol, n.Name), []string{NodeStep(StepAgent, n.Name), StepTenant, StepVerifier}, "EK certificate checked and agent handed to the verifier"},
+			Step{NodeStep(StepAgent, n.Name), []string{StepAgents, StepNodes, StepRegistrar}, n.Agent.Kind + " agent in a pod, registered"},
+			Step{NodeStep(StepEnrol, n.Name), []string{NodeStep(StepAgent, n.Name), StepIngress, StepLoadBalancer, StepTenant, StepVerifier}, "EK certificate checked and agent handed to the verifier"},
 			Step{NodeStep(StepAttest, n.Name), []string{NodeStep(StepEnrol, n.Name)}, "first successful attestation"},
 		)
 	}
