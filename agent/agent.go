@@ -68,6 +68,9 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 // prepare does the slow parts, the payload key and the TPM's work, side by side.
 func (a *Agent) prepare(ctx context.Context) error {
 	dir := stateDir(a.cfg.StateDir)
+	if a.cfg.Push {
+		return a.prepareTPM(ctx, dir)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		a.payload, err = payloadKey(&a.cfg, dir)
@@ -177,11 +180,17 @@ func (a *Agent) EKCertificates() [][]byte { return a.ek.certs }
 func (a *Agent) AKPublic() tpm2.TPMTPublic { return a.ak.area }
 
 // PayloadPublicPEM is the public payload key in PEM, whose digest every quote
-// holds in PCR 16.
+// holds in PCR 16; "" in the push model.
 func (a *Agent) PayloadPublicPEM() string { return a.payloadPEM }
 
-// ServerCertificate is the certificate the agent registers and serves with.
-func (a *Agent) ServerCertificate() *x509.Certificate { return a.server.Leaf }
+// ServerCertificate is the certificate the agent registers and serves with; nil in
+// the push model.
+func (a *Agent) ServerCertificate() *x509.Certificate {
+	if a.server == nil {
+		return nil
+	}
+	return a.server.Leaf
+}
 
 // Close stops Serve, unloads the agent's keys and closes the TPM connection.
 func (a *Agent) Close() error {

@@ -45,7 +45,7 @@ func APIVersions() []string {
 }
 
 // Config tells New everything about one agent. OpenTPM, ContactAddress,
-// ContactPort and ClientCAs are required; Registrar is needed by Register and
+// ContactPort and, but for Push, ClientCAs are required; Registrar is needed by Register and
 // Listener by Serve.
 type Config struct {
 	// UUID is the agent's identity: UUIDHashEK (also ""), UUIDGenerate, or a
@@ -107,6 +107,11 @@ type Config struct {
 	// cover PCR 0. Nil: no log is sent.
 	MeasuredBootLog func() ([]byte, error)
 
+	// Push makes an agent for Keylime's push model, as package push drives it: it has
+	// no server, no payload key and no certificate, and registers mtls_cert
+	// "disabled". ClientCAs and what only Serve uses are not needed then.
+	Push bool
+
 	// RequestTimeout bounds one HTTP request, served or sent. Default 30 s.
 	RequestTimeout time.Duration
 	// RetryDelay is the first pause of Register before it tries again; pauses
@@ -159,7 +164,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.OpenTPM == nil {
 		report("OpenTPM is not set")
 	}
-	if c.ClientCAs == nil {
+	if c.ClientCAs == nil && !c.Push {
 		report("ClientCAs is not set: without a client CA (cv_ca) nobody could be authenticated")
 	}
 	if c.ContactAddress == "" {

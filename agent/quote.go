@@ -54,31 +54,45 @@ func (a *Agent) quote(ctx context.Context, nonce []byte, mask uint32) (string, e
 	if err != nil {
 		return "", err
 	}
-	var text string
+	q, err := a.stableQuote(ctx, func(t transport.TPM) (*Quote, error) {
+		if err := a.bindPayloadKey(t); err != nil {
+			return nil, err
+		}
+		q, err := a.quoteOnce(t, nonce, pcrs)
+		if err != nil {
+			return nil, err
+		}
+		if bound, _ := q.PCR(boundPCR); !bytes.Equal(bound, a.boundValue) {
+			return nil, errPCRsChanged
+		}
+		return q, nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return q.String(), nil
+}
+
+// stableQuote loads the AK and repeats once until no PCR changed meanwhile.
+func (a *Agent) stableQuote(ctx context.Context, once func(t transport.TPM) (*Quote, error)) (q *Quote, err error) {
 	err = a.device.use(ctx, func(t transport.TPM) error {
 		if err := a.loadAK(t); err != nil {
 			return err
 		}
 		for range quoteAttempts {
-			q, err := a.quoteOnce(t, nonce, pcrs)
-			if errors.Is(err, errPCRsChanged) {
-				continue
-			}
-			if err != nil {
+			var err error
+			if q, err = once(t); !errors.Is(err, errPCRsChanged) {
 				return err
 			}
-			text = q.String()
-			return nil
 		}
 		return fmt.Errorf("%d attempts: %w", quoteAttempts, errPCRsChanged)
 	})
-	return text, err
+	return q, err
 }
 
+// quoteOnce quotes the PCRs, which are in ascending order. It fails with
+// errPCRsChanged if they changed between reading and quoting.
 func (a *Agent) quoteOnce(t transport.TPM, nonce []byte, pcrs []uint) (*Quote, error) {
-	if err := a.bindPayloadKey(t); err != nil {
-		return nil, err
-	}
 	selection := tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
 		Hash:      a.hash,
 		PCRSelect: tpm2.PCClientCompatible.PCRs(pcrs...),
@@ -112,8 +126,7 @@ func (a *Agent) quoteOnce(t transport.TPM, nonce []byte, pcrs []uint) (*Quote, e
 		PCRs:         pcrs,
 		Values:       values,
 	}
-	bound, _ := q.PCR(boundPCR)
-	if !bytes.Equal(bound, a.boundValue) || q.checkDigest() != nil {
+	if q.checkDigest() != nil {
 		return nil, errPCRsChanged
 	}
 	return q, nil

@@ -63,7 +63,7 @@ func (q *Quote) PCR(n uint) ([]byte, bool) {
 func (q *Quote) String() string {
 	var out strings.Builder
 	out.WriteByte('r')
-	for i, part := range [][]byte{q.AttestRaw, q.SignatureRaw, q.pcrBlob()} {
+	for i, part := range [][]byte{q.AttestRaw, q.SignatureRaw, q.PCRBlob()} {
 		if i > 0 {
 			out.WriteByte(':')
 		}
@@ -72,7 +72,8 @@ func (q *Quote) String() string {
 	return out.String()
 }
 
-func (q *Quote) pcrBlob() []byte {
+// PCRBlob encodes the PCR values as the last part of String, before base64.
+func (q *Quote) PCRBlob() []byte {
 	lists := (len(q.Values) + blobDigests - 1) / blobDigests
 	blob := make([]byte, blobHeader+lists*blobDigestList)
 	binary.LittleEndian.PutUint32(blob, 1)

@@ -177,20 +177,27 @@ func chooseVersion(current string, supported []string) (string, error) {
 
 // registration is the body of POST /v2.x/agents/{uuid}.
 type registration struct {
-	EK       string `json:"ek_tpm"`  // base64 of TPM2B_PUBLIC
-	AK       string `json:"aik_tpm"` // likewise
-	EKCert   string `json:"ekcert"`  // PEM; "" for none
-	MTLSCert string `json:"mtls_cert"`
+	EK       string `json:"ek_tpm"`    // base64 of TPM2B_PUBLIC
+	AK       string `json:"aik_tpm"`   // likewise
+	EKCert   string `json:"ekcert"`    // PEM; "" for none
+	MTLSCert string `json:"mtls_cert"` // PEM, or mtlsDisabled
 	Address  string `json:"ip"`
 	Port     int    `json:"port"`
 }
 
+// mtlsDisabled is what an agent without a server registers as its certificate.
+const mtlsDisabled = "disabled"
+
 func (a *Agent) registration() registration {
+	certificate := mtlsDisabled
+	if a.server != nil {
+		certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.server.Leaf.Raw}))
+	}
 	return registration{
 		EK:       base64.StdEncoding.EncodeToString(a.ek.publicRaw),
 		AK:       base64.StdEncoding.EncodeToString(tpm2.Marshal(a.ak.public)),
 		EKCert:   a.ek.certificatePEM(),
-		MTLSCert: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.server.Leaf.Raw})),
+		MTLSCert: certificate,
 		Address:  a.cfg.ContactAddress,
 		Port:     a.cfg.ContactPort,
 	}

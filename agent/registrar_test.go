@@ -35,7 +35,7 @@ type fakeRecord struct {
 	registration
 	secret []byte
 	active bool
-	cert   *x509.Certificate // mtls_cert
+	cert   *x509.Certificate // mtls_cert; nil for "disabled"
 }
 
 func startRegistrar(t testing.TB) *fakeRegistrar {
@@ -108,13 +108,15 @@ func (f *fakeRegistrar) create(uuid string, r *http.Request) (any, int, error) {
 	if err != nil {
 		return nil, 400, fmt.Errorf("aik_tpm: %w", err)
 	}
-	block, _ := pem.Decode([]byte(body.MTLSCert))
-	if block == nil {
-		return nil, 400, fmt.Errorf("mtls_cert is not PEM")
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, 400, err
+	var cert *x509.Certificate
+	if body.MTLSCert != mtlsDisabled {
+		block, _ := pem.Decode([]byte(body.MTLSCert))
+		if block == nil {
+			return nil, 400, fmt.Errorf("mtls_cert is not PEM")
+		}
+		if cert, err = x509.ParseCertificate(block.Bytes); err != nil {
+			return nil, 400, err
+		}
 	}
 	secret := []byte(rand.Text() + rand.Text())[:32]
 	blob, err := makeCredential(ek, ak, secret)

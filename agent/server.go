@@ -25,6 +25,9 @@ const (
 // lets running ones finish, and returns nil then. It closes the listener. An
 // agent serves once.
 func (a *Agent) Serve(ctx context.Context) error {
+	if a.cfg.Push {
+		return errors.New("agent configuration: an agent for the push model serves nothing")
+	}
 	if a.cfg.Listener == nil {
 		return errors.New("agent configuration: Listener is not set, nothing to serve on")
 	}
