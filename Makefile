@@ -3,6 +3,7 @@
 LAB       ?= e2e
 NODES     ?= 3
 SUBSTRATE ?= netns
+MODE      ?= pull
 UPFLAGS   ?=
 FUZZTIME  ?= 10s
 PREFIX    ?= /usr/local
@@ -36,7 +37,7 @@ help: ## print this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "Variables: NODES=$(NODES) LAB=$(LAB) SUBSTRATE=$(SUBSTRATE) UPFLAGS=$(UPFLAGS) FUZZTIME=$(FUZZTIME) PREFIX=$(PREFIX)"
+	@echo "Variables: NODES=$(NODES) LAB=$(LAB) SUBSTRATE=$(SUBSTRATE) MODE=$(MODE) UPFLAGS=$(UPFLAGS) FUZZTIME=$(FUZZTIME) PREFIX=$(PREFIX)"
 
 setup: ## check what this machine lacks, and install it from Debian (root or sudo only)
 	@scripts/setup.sh test
@@ -52,16 +53,16 @@ build-simulator: ## build bin/keylab-simulator, which has a TPM simulator built 
 install: build ## copy bin/keylab to $(PREFIX)/bin
 	install -D -m 0755 $(KEYLAB) $(DESTDIR)$(PREFIX)/bin/keylab
 
-e2e: ## set up, build, bring up a new lab of NODES nodes on SUBSTRATE and prove it; the lab stays up
+e2e: ## set up, build, bring up a new lab of NODES nodes on SUBSTRATE in MODE (pull or push) and prove it; the lab stays up
 	@scripts/setup.sh $(SETUP)
 	@$(MAKE) --no-print-directory build $(DOCKER)
 	@said=$$($(KEYLAB) wipe $(LAB) 2>&1) || { echo "$$said" >&2; exit 1; }
-	$(KEYLAB) up --lab $(LAB) --nodes $(NODES) --substrate $(SUBSTRATE) $(UPFLAGS)
+	$(KEYLAB) up --lab $(LAB) --nodes $(NODES) --substrate $(SUBSTRATE) --mode $(MODE) $(UPFLAGS)
 	$(KEYLAB) verify $(LAB)
 	@echo "The lab runs: $(KEYLAB) status $(LAB). \`make clean\` ends it and deletes it."
 
 run: build $(DOCKER) ## build, and bring up lab LAB of NODES nodes on SUBSTRATE
-	$(KEYLAB) up --lab $(LAB) --nodes $(NODES) --substrate $(SUBSTRATE) $(UPFLAGS)
+	$(KEYLAB) up --lab $(LAB) --nodes $(NODES) --substrate $(SUBSTRATE) --mode $(MODE) $(UPFLAGS)
 
 kind: ## run, on Kubernetes in Docker
 	@$(MAKE) --no-print-directory run SUBSTRATE=kind

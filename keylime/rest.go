@@ -143,11 +143,12 @@ func (c *restClient) call(ctx context.Context, method, path string, body, result
 	return c.do(ctx, method, "/v"+api+path, body, results)
 }
 
-// envelope is the form of every answer of version 2.
+// envelope is the form of every answer of version 2; those of version 3 have data (https://jsonapi.org).
 type envelope struct {
 	Code    int             `json:"code"`
 	Status  string          `json:"status"`
 	Results json.RawMessage `json:"results"`
+	Data    json.RawMessage `json:"data"`
 }
 
 func (c *restClient) do(ctx context.Context, method, path string, body, results any) (int, error) {
@@ -192,7 +193,11 @@ func (c *restClient) do(ctx context.Context, method, path string, body, results 
 		return 0, fmt.Errorf("%s: %s %s: the answer is not JSON: %w", c.service, method, url, jsonErr)
 	}
 	if results != nil {
-		if err := json.Unmarshal(env.Results, results); err != nil {
+		content := env.Results
+		if len(content) == 0 {
+			content = env.Data
+		}
+		if err := json.Unmarshal(content, results); err != nil {
 			return 0, fmt.Errorf("%s: %s %s: unexpected results: %w", c.service, method, url, err)
 		}
 	}

@@ -46,6 +46,27 @@ func (s OperationalState) Stopped() bool {
 	return s == Failed || s == InvalidQuote || s == TenantFailed || s == Terminated
 }
 
+// Untrusted tells whether the verifier does not trust the agent any more: it has given up asking it, or, in the push model, the last evidence failed
+// its checks or none came for too long.
+func (a VerifierAgent) Untrusted() bool {
+	if a.Push() {
+		return a.AttestationStatus == "FAIL" || a.AttestationStatus == "TIMEOUT"
+	}
+	return a.OperationalState.Stopped()
+}
+
+// Push tells whether the agent is one of the push model, whose address the verifier does not know (is_push_mode_agent in keylime/agent_util.py). Its
+// operational state means nothing: Keylime 7.14 leaves it at what the last failure made of it.
+func (a VerifierAgent) Push() bool { return a.IP == "" && a.Port == 0 }
+
+// Verdict is the verifier's word on the agent, for people.
+func (a VerifierAgent) Verdict() string {
+	if a.Push() {
+		return a.AttestationStatus
+	}
+	return a.OperationalState.String()
+}
+
 // VerifierAgent is an agent's state at the verifier. Trust the counts and the times: Keylime shows attestation status PASS for an agent
 // that has not been attested yet.
 type VerifierAgent struct {

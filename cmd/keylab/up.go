@@ -17,6 +17,7 @@ type upFlags struct {
 	lab         labFlag
 	file        string
 	nodes       int
+	mode        string
 	ekAlgorithm string
 	akAlgorithm string
 	backend     string
@@ -50,6 +51,7 @@ Options given here win over the file. Interrupted, it takes back what it did.`,
 	fl := c.Flags()
 	fl.StringVarP(&f.file, "file", "f", "", "the lab's specification; - for standard input")
 	fl.IntVarP(&f.nodes, "nodes", "n", 0, "how many nodes, all alike")
+	fl.StringVar(&f.mode, "mode", "", "who opens the connections: pull (the verifier) or push (the agents)")
 	fl.StringVar(&f.ekAlgorithm, "ek-algorithm", "", "the EKs' algorithm: rsa2048 or ecc-p256")
 	fl.StringVar(&f.akAlgorithm, "ak-algorithm", "", "the AKs' signature scheme: rsassa or ecdsa")
 	fl.StringVar(&f.backend, "tpm-backend", "", "what simulates the TPMs: auto, swtpm or simulator")
@@ -154,6 +156,9 @@ func (f *upFlags) spec(c *cobra.Command, s streams, args []string) (lab.Spec, er
 	}
 	if f.agentImage != "" {
 		labSpec.Agent.Kind, labSpec.Agent.Image = spec.AgentImage, f.agentImage
+	}
+	if f.mode != "" {
+		labSpec.Keylime.Mode = spec.Mode(f.mode)
 	}
 	if f.ekAlgorithm != "" {
 		labSpec.TPM.EKAlgorithm = spec.EKAlgorithm(f.ekAlgorithm)

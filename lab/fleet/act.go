@@ -68,7 +68,7 @@ func act[N any](ctx context.Context, m Machines[N], n N, a control.Action) (stri
 		if orderly {
 			return powerOn(ctx, m, n, "it was rebooted: its PCRs are reset, and its TPM's clock goes on", "keylab node reactivate "+a.Node)
 		}
-		return powerOn(ctx, m, n, "it lost its power and runs again: its TPM's clock went back to what it last saved, which Keylime's verifier does not forgive",
+		return powerOn(ctx, m, n, "it lost its power and runs again: its TPM's clock went back to what it last saved, which Keylime's verifier does not forgive in the pull model",
 			"keylab node enrol "+a.Node)
 	case control.ActionReplaceTPM:
 		if on {

@@ -63,8 +63,8 @@ func (f NodeFacts) Status(attested map[string]keylime.VerifierAgent, attestedErr
 		c.State, c.Detail = StateUnknown, attestedErr.Error()
 	case !known:
 		c.State, c.Detail = StateUnknown, "the verifier does not know this agent"
-	case v.OperationalState.Stopped():
-		c.State, c.Detail = StateFailed, fmt.Sprintf("verifier: %s, last event %q", v.OperationalState, v.LastEventID)
+	case v.Untrusted():
+		c.State, c.Detail = StateFailed, fmt.Sprintf("verifier: %s, last event %q", v.Verdict(), v.LastEventID)
 	case v.AttestationCount == 0:
 		c.State = StateEnrolled
 	default:

@@ -20,7 +20,7 @@ func GivenUp(ctx context.Context, v *keylime.VerifierClient, uuid string) (bool,
 	if err != nil {
 		return false, fmt.Errorf("ask the verifier for %s: %w", uuid, err)
 	}
-	return a.OperationalState.Stopped(), nil
+	return a.Untrusted(), nil
 }
 
 // Reactivate does what an operator would after a repair, and waits until the verifier trusts the nodes again: one that has given an agent up asks it no
@@ -39,19 +39,19 @@ func Reactivate(ctx context.Context, v *keylime.VerifierClient, uuids map[string
 			if err != nil {
 				return "", fmt.Errorf("ask the verifier for %s: %w", name, err)
 			}
-			if a.OperationalState.Stopped() {
+			if a.Untrusted() {
 				if err := v.Reactivate(ctx, uuid); err != nil {
 					return "", fmt.Errorf("reactivate %s at the verifier: %w", name, err)
 				}
 				delete(before, name)
-				missing = append(missing, fmt.Sprintf("%s was given up (%s, last event %q), and is asked again", name, a.OperationalState, a.LastEventID))
+				missing = append(missing, fmt.Sprintf("%s was given up (%s, last event %q), and is asked again", name, a.Verdict(), a.LastEventID))
 				continue
 			}
 			if first, ok := before[name]; !ok {
 				before[name] = a.AttestationCount
 				missing = append(missing, name+" is being asked")
 			} else if a.AttestationCount <= first {
-				missing = append(missing, name+" is "+a.OperationalState.String())
+				missing = append(missing, name+" is "+a.Verdict())
 			}
 		}
 		return strings.Join(missing, "; "), nil

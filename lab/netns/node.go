@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
@@ -52,8 +53,9 @@ type node struct {
 	agent    nodeAgent
 	arrivals *netlab.ConnCounter // connections that reached the agent's port, by the node's own kernel
 	enrolled verify.Enrolment
-	off      bool     // the machine is switched off
-	former   []string // UUIDs of TPMs that were replaced, which the verifier may still know
+	booted   time.Time // when the machine was started last
+	off      bool      // the machine is switched off
+	former   []string  // UUIDs of TPMs that were replaced, which the verifier may still know
 
 	acting sync.Mutex // one action at a time
 }
@@ -78,7 +80,7 @@ func (n *node) startTPM(ctx context.Context) error {
 		return err
 	}
 	n.mu.Lock()
-	n.tpm = tpm
+	n.tpm, n.booted = tpm, time.Now()
 	n.mu.Unlock()
 	identity, err := tpm.Manufacture(ctx, tpmsim.ManufactureOptions{
 		Algorithm:          tpmsim.Algorithm(n.TPM.EKAlgorithm),
@@ -143,9 +145,13 @@ func (n *node) startAgent(ctx context.Context) error {
 	}
 	var a nodeAgent
 	var err error
-	if n.Agent.Kind == string(spec.AgentBinary) {
+	push := n.s.plan.Keylime.Push()
+	switch {
+	case n.Agent.Kind == string(spec.AgentBinary):
 		a, err = n.startBinaryAgent(ctx)
-	} else {
+	case push:
+		a, err = n.startGoPushAgent(ctx)
+	default:
 		a, err = n.startGoAgent(ctx)
 	}
 	if err != nil {
@@ -154,10 +160,19 @@ func (n *node) startAgent(ctx context.Context) error {
 	n.mu.Lock()
 	n.agent = a
 	n.mu.Unlock()
+	if push { // nobody asks it for anything
+		return a.register(ctx)
+	}
 	if err := n.s.ingress.SetRoute(n.hostname, join(n.Address, n.Agent.Port)); err != nil {
 		return err
 	}
 	return a.register(ctx)
+}
+
+func (n *node) bootTime() time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.booted
 }
 
 // stopAgent ends the node's agent; it is no error when none runs.
@@ -198,7 +213,14 @@ func (n *node) enrol(ctx context.Context) error {
 	if err := n.awaitClock(ctx); err != nil {
 		return err
 	}
-	result, err := fleet.Enrol(ctx, n.s.tenant, n.s.tenantLog, n.uuid)
+	request := keylime.Request{UUID: n.uuid}
+	var result verify.Enrolment
+	var err error
+	if k := n.s.plan.Keylime; k.Push() {
+		result, err = fleet.EnrolPush(ctx, n.s.registrar, n.s.dir.CertStore(), k.RequireEKCert, n.s.tenant, n.s.tenantLog, request)
+	} else {
+		result, err = fleet.Enrol(ctx, n.s.tenant, n.s.tenantLog, request)
+	}
 	if err != nil {
 		return err
 	}

@@ -158,10 +158,15 @@ func certificates(lab string, registrar, verifier netip.Addr) []Certificate {
 func (b *builder) rules(extra []spec.Flow) ([]Rule, error) {
 	registrar, _ := b.end(Registrar)
 	ingress, _ := b.end(Ingress)
+	verifier, _ := b.end(Verifier)
 	rules := []Rule{
 		{Name: "cluster-to-registrar", From: b.cluster, To: registrar, Protocol: "tcp", Port: RegistrarPort},
 		{Name: "cluster-to-registrar-tls", From: b.cluster, To: registrar, Protocol: "tcp", Port: RegistrarTLSPort},
-		{Name: "services-to-ingress", From: b.services, To: ingress, Protocol: "tcp", Port: IngressPort},
+	}
+	if b.plan.Keylime.Push() {
+		rules = append(rules, Rule{Name: "cluster-to-verifier", From: b.cluster, To: verifier, Protocol: "tcp", Port: VerifierPort})
+	} else {
+		rules = append(rules, Rule{Name: "services-to-ingress", From: b.services, To: ingress, Protocol: "tcp", Port: IngressPort})
 	}
 	for i, f := range extra {
 		from, err := b.end(f.From)

@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"keylab.dev/keylab/lab/spec"
 )
 
 // Names of the networks and of the lab's own hosts.
@@ -255,6 +257,9 @@ func (k Keylime) Certificate(commonName string) Certificate {
 	}
 	return Certificate{}
 }
+
+// Push tells whether agents send their evidence unasked, instead of being asked by the verifier.
+func (k Keylime) Push() bool { return k.Mode == string(spec.ModePush) }
 
 // Host finds a host by name.
 func (p Plan) Host(name string) (Host, bool) {

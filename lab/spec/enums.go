@@ -73,6 +73,7 @@ type Mode string
 // The modes.
 const (
 	ModePull Mode = "pull"
+	ModePush Mode = "push"
 )
 
 // AgentKind is a kind of Keylime agent.

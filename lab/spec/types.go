@@ -190,8 +190,8 @@ type Flow struct {
 type Keylime struct {
 	// The version from PyPI.
 	Version string `yaml:"version,omitempty" jsonschema:"default=7.14.3"`
-	// Who asks: in `pull` mode the verifier polls the agents.
-	Mode Mode `yaml:"mode,omitempty" jsonschema:"enum=pull,default=pull"`
+	// Who opens the connections: in `pull` mode the verifier polls the agents, in `push` mode the agents send the verifier their evidence.
+	Mode Mode `yaml:"mode,omitempty" jsonschema:"enum=pull,enum=push,default=pull"`
 	// The tenant refuses an agent whose EK certificate it cannot check.
 	RequireEKCert *bool `yaml:"requireEKCert,omitempty" jsonschema:"default=true"`
 	// The time between two quotes of one agent.

@@ -61,6 +61,7 @@ func (s Spec) findings() []finding {
 	c.agents()
 	c.akFollowsEK()
 	c.substrate()
+	c.push()
 	if s.Networks.Domain == defaultDomain(s.Name) && slices.ContainsFunc(c.found, func(f finding) bool { return f.path == "name" }) {
 		c.found = slices.DeleteFunc(c.found, func(f finding) bool { return f.path == "networks.domain" }) // an echo of the name
 	}
@@ -108,10 +109,6 @@ func (c *checker) tags(v reflect.Value, path string, r rules) {
 	case v.Kind() == reflect.Int:
 		message, allowed = r.checkInt(int(v.Int()))
 	case v.Kind() == reflect.String:
-		if v.Type() == reflect.TypeFor[Mode]() && v.String() == "push" {
-			message, allowed = `"push" is not there yet; it comes in a later version. Use pull`, strings.Join(r.enum, ", ")
-			break
-		}
 		message, allowed = r.checkString(v.String())
 	}
 	if message != "" {

@@ -117,7 +117,11 @@ func (v *verification) tenantAccepted(_ context.Context, n Node) (string, error)
 	if err != nil {
 		return "", fmt.Errorf("no CA in the tenant's tpm_cert_store issued the EK certificate: %w", err)
 	}
-	return fmt.Sprintf("require_ek_cert = True, trusted by %s of the tpm_cert_store", filepath.Base(file)), nil
+	by := ""
+	if n.Enrolled.EKCheckedBy != "" {
+		by = ", checked by " + n.Enrolled.EKCheckedBy
+	}
+	return fmt.Sprintf("require_ek_cert = True, trusted by %s of the tpm_cert_store%s", filepath.Base(file), by), nil
 }
 
 // distinct checks that no two nodes share a value.

@@ -112,7 +112,7 @@ func (f *fake) newNode(t *testing.T, p plan.Node) Node {
 	f.records[uuid] = map[string]any{
 		"ek_tpm": b64(id.EKPublic), "aik_tpm": b64([]byte("ak of " + p.Name)), "ekcert": b64(cert.Raw), "ip": hostname, "port": plan.IngressPort,
 	}
-	f.agents[uuid] = map[string]any{"operational_state": int(keylime.GetQuote), "attestation_count": 1}
+	f.agents[uuid] = map[string]any{"operational_state": int(keylime.GetQuote), "attestation_count": 1, "ip": hostname, "port": plan.IngressPort}
 	return Node{
 		Node: p, UUID: uuid, Hostname: hostname, Enrolled: Enrolment{Done: true, OK: true, EKChecked: true},
 		TPM:     func(context.Context) (TPMIdentity, error) { return id, nil },

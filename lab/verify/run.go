@@ -17,6 +17,7 @@ const (
 	pointEK           = "2 ek"
 	pointSeparation   = "3 separation"
 	pointRouting      = "4 routing"
+	pointIdentity     = "4 identity"
 	pointLiveness     = "5 liveness"
 )
 
@@ -85,7 +86,11 @@ func Run(ctx context.Context, t Target, o Options) report.Result {
 	result.Checks = append(result.Checks, runChecks(ctx, v.registration())...)
 	result.Checks = append(result.Checks, runChecks(ctx, v.endorsement())...)
 	result.Checks = append(result.Checks, v.separation(ctx)...)
-	result.Checks = append(result.Checks, runChecks(ctx, v.routing())...)
+	if p.Keylime.Push() {
+		result.Checks = append(result.Checks, runChecks(ctx, v.identity())...)
+	} else {
+		result.Checks = append(result.Checks, runChecks(ctx, v.routing())...)
+	}
 	result.Checks = append(result.Checks, <-live...)
 	result.Duration = time.Since(result.Started)
 	return result

@@ -77,8 +77,10 @@ type Enrolment struct {
 	OK   bool
 	// EKChecked says that the tenant found a CA in its tpm_cert_store that issued the EK certificate.
 	EKChecked bool
-	Message   string // Keylime's own
-	At        time.Time
+	// EKCheckedBy says who did, where that was not the tenant.
+	EKCheckedBy string
+	Message     string // Keylime's own
+	At          time.Time
 }
 
 // TPMIdentity is what a TPM says of itself.

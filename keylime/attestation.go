@@ -1,0 +1,58 @@
+package keylime
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// PushAttestation is one attestation of the push model, as the verifier keeps it.
+type PushAttestation struct {
+	Stage      string // "verification_complete" when there is an evaluation
+	Evaluation string // "pass", "fail", "pending"
+	Received   time.Time
+	Challenge  []byte // what the quote had to be over
+	AK         []byte // TPMT_PUBLIC of the key that the verifier checked the quote with
+	// Quote has the form of the pull model's: "r" and base64 of TPMS_ATTEST, TPMT_SIGNATURE and the PCRs' values, with colons between.
+	Quote string
+}
+
+// Complete tells whether the verifier has come to its verdict.
+func (a PushAttestation) Complete() bool { return a.Stage == "verification_complete" }
+
+// LatestAttestation reads an agent's latest attestation. The error is [ErrNotFound] before the first. Only a verifier in push mode knows it.
+func (c *VerifierClient) LatestAttestation(ctx context.Context, uuid string) (*PushAttestation, error) {
+	var r struct {
+		Attributes struct {
+			Stage      string    `json:"stage"`
+			Evaluation string    `json:"evaluation"`
+			Received   time.Time `json:"evidence_received_at"`
+			Evidence   []struct {
+				Class      string `json:"evidence_class"`
+				Parameters struct {
+					Challenge []byte `json:"challenge"`
+					Key       struct {
+						Public []byte `json:"public"`
+					} `json:"certification_key"`
+				} `json:"chosen_parameters"`
+				Data struct {
+					Subject   string `json:"subject_data"`
+					Message   string `json:"message"`
+					Signature string `json:"signature"`
+				} `json:"data"`
+			} `json:"evidence"`
+		} `json:"attributes"`
+	}
+	if _, err := c.do(ctx, http.MethodGet, "/v3.0/agents/"+url.PathEscape(uuid)+"/attestations/latest", nil, &r); err != nil {
+		return nil, err
+	}
+	a := &PushAttestation{Stage: r.Attributes.Stage, Evaluation: r.Attributes.Evaluation, Received: r.Attributes.Received}
+	for _, e := range r.Attributes.Evidence {
+		if e.Class == "certification" {
+			a.Challenge, a.AK = e.Parameters.Challenge, e.Parameters.Key.Public
+			a.Quote = "r" + e.Data.Message + ":" + e.Data.Signature + ":" + e.Data.Subject
+		}
+	}
+	return a, nil
+}
