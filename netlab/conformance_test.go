@@ -3,10 +3,12 @@ package netlab_test
 import (
 	"context"
 	"net"
+	"os"
 	"testing"
 
 	"keylab.dev/keylab/netlab"
 	"keylab.dev/keylab/netlab/dnstest"
+	"keylab.dev/keylab/netlab/routertest"
 )
 
 func TestDNSConformance(t *testing.T) {
@@ -33,6 +35,36 @@ func TestDNSConformance(t *testing.T) {
 			},
 			Zone:      dnstest.Zone(),
 			SetRecord: d.SetRecord,
+		}
+	})
+}
+
+func TestRouterConformance(t *testing.T) {
+	routertest.Run(t, func(t testing.TB) routertest.Target {
+		l := netlab.BuildLab(t, routertest.Topology())
+		r, err := netlab.ApplyRules(l.Host(routertest.Router), routertest.Rules(), routertest.Directions()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		forward := func(value string) func() error {
+			return func() error {
+				return l.Host(routertest.Router).Do(func() error {
+					return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte(value), 0)
+				})
+			}
+		}
+		return routertest.Target{
+			Host:     l.Host,
+			Counters: r.Counters,
+			Rules: func() ([]netlab.Rule, bool, error) {
+				rules, open := r.Rules()
+				return rules, open, nil
+			},
+			SetRules: r.SetRules,
+			OpenAll:  r.OpenAll,
+			Restore:  r.Restore,
+			Stop:     forward("0"),
+			Start:    forward("1"),
 		}
 	})
 }

@@ -23,6 +23,7 @@ import (
 	"keylab.dev/keylab/lab/kind/roles"
 	"keylab.dev/keylab/netlab"
 	"keylab.dev/keylab/netlab/dnstest"
+	"keylab.dev/keylab/netlab/routertest"
 )
 
 // patience is how long a test waits for what must happen.
@@ -171,6 +172,52 @@ func TestDNSConformance(t *testing.T) {
 				defer cancel()
 				return c.SetRecord(ctx, name, a)
 			},
+		}
+	})
+}
+
+func TestRouterConformance(t *testing.T) {
+	routertest.Run(t, func(t testing.TB) routertest.Target {
+		topology := routertest.Topology()
+		// Docker's container has other addresses than the plan's, and forwards nothing until the role says so.
+		router := &topology.Hosts[0]
+		router.Forward = false
+		router.Interfaces[0].Addresses = []netip.Addr{netip.MustParseAddr("198.18.10.5")}
+		router.Interfaces[1].Addresses = []netip.Addr{netip.MustParseAddr("198.18.20.5")}
+		l := buildLab(t, topology)
+		config := netroles.RouterConfig{Addresses: routertest.Addresses(), Rules: routertest.Rules(), Directions: routertest.Directions()}
+		p := newProcess(t, l.Host(routertest.Router), "router", config)
+		c := netroles.NewRouterClient(p.control)
+		do := func(f func(context.Context) error) func() error {
+			return func() error {
+				ctx, cancel := withPatience()
+				defer cancel()
+				return f(ctx)
+			}
+		}
+		return routertest.Target{
+			Host: l.Host,
+			Counters: func() (list []netlab.Counter, err error) {
+				err = do(func(ctx context.Context) error { list, err = c.Counters(ctx); return err })()
+				return list, err
+			},
+			Rules: func() (rules []netlab.Rule, open bool, err error) {
+				var r netroles.RouterRules
+				err = do(func(ctx context.Context) error { r, err = c.Rules(ctx); return err })()
+				return r.Rules, r.Open, err
+			},
+			SetRules: func(rules []netlab.Rule) error {
+				return do(func(ctx context.Context) error { return c.SetRules(ctx, rules) })()
+			},
+			OpenAll: do(c.OpenAll),
+			Restore: do(c.Restore),
+			// With a container its network goes too, which here outlives the process.
+			Stop: func() error {
+				return errors.Join(p.stop(), l.Host(routertest.Router).Do(func() error {
+					return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0)
+				}))
+			},
+			Start: p.start,
 		}
 	})
 }

@@ -102,24 +102,6 @@ func TestRouterTwice(t *testing.T) {
 		if f, _ := os.ReadFile(forwarding); strings.TrimSpace(string(f)) != "1" {
 			t.Errorf("ip_forward is %q", f)
 		}
-		if err := c.OpenAll(ctx); err != nil {
-			t.Error(err)
-		}
-		if r, err := c.Rules(ctx); err != nil || !r.Open || len(r.Rules) != 1 {
-			t.Errorf("after OpenAll: %+v, %v", r, err)
-		}
-		if err := c.Restore(ctx); err != nil {
-			t.Error(err)
-		}
-		if err := c.SetRules(ctx, append(config.Rules, netlab.Rule{Name: "bad", Protocol: "sctp"})); err == nil {
-			t.Error("a wrong rule was taken")
-		}
-		if err := c.SetRules(ctx, nil); err != nil {
-			t.Error(err)
-		}
-		if r, err := c.Rules(ctx); err != nil || r.Open || len(r.Rules) != 0 {
-			t.Errorf("after SetRules: %+v, %v", r, err)
-		}
 		cancel()
 		select {
 		case err := <-ended:
