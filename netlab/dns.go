@@ -181,6 +181,8 @@ func (d *DNS) Queries() map[Query]uint64 {
 // ServeDNS answers one query; it is what makes a DNS a dns.Handler.
 func (d *DNS) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 	reply := new(dns.Msg)
+	// Uncompressed, the longest name would not fit twice into the 512 bytes that every client takes (RFC 1035, section 4.2.1).
+	reply.Compress = true
 	switch {
 	case req.Opcode != dns.OpcodeQuery:
 		reply.SetRcode(req, dns.RcodeNotImplemented)
