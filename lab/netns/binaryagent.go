@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"net"
@@ -53,7 +55,13 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		"TPM_ENCRYPTION_ALG": encryptionAlgorithm(n.TPM.EKAlgorithm), "TPM_SIGNING_ALG": n.Agent.AKAlgorithm,
 		"RUN_AS": "", "ENABLE_REVOCATION_NOTIFICATIONS": "false", "ENABLE_IAK_IDEVID": "false",
 	}
-	env := append(os.Environ(), "TCTI="+TCTI, "RUST_LOG=info")
+	log := "info"
+	if k.Push() {
+		options["VERIFIER_URL"], options["VERIFIER_TLS_CA_CERT"] = "https://"+k.Verifier.String(), n.s.configured.PKI.CACertFile()
+		options["ATTESTATION_INTERVAL_SECONDS"] = strconv.Itoa(int(time.Duration(k.QuoteInterval).Seconds()))
+		log += ",keylime_push_model_agent::attestation=debug" // which challenges it answers
+	}
+	env := append(os.Environ(), "TCTI="+TCTI, "RUST_LOG="+log)
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		env = append(env, "KEYLIME_AGENT_"+name+"="+options[name])
 	}
@@ -72,13 +80,16 @@ func encryptionAlgorithm(ek string) string {
 	return "rsa2048"
 }
 
-// register waits until the agent has made itself active at the registrar, and listens, which it does last.
+// register waits until the agent has made itself active at the registrar, and, if it is to be asked, listens, which it does last.
 func (b *binaryAgent) register(ctx context.Context) error {
 	return b.p.awaitReady(ctx, func(ctx context.Context) error {
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
 		for {
 			_, err := b.n.s.registrar.Agent(ctx, b.n.uuid)
+			if err == nil && b.n.s.plan.Keylime.Push() {
+				return nil
+			}
 			if err == nil {
 				var c net.Conn
 				if c, err = b.n.s.network.Host(b.n.Name).DialContext(ctx, "tcp", join(b.n.Address, b.n.Agent.Port)); err == nil {
@@ -96,8 +107,16 @@ func (b *binaryAgent) register(ctx context.Context) error {
 
 func (b *binaryAgent) certificate() *x509.Certificate { return b.cert }
 
-// served counts the quotes for this nonce in the agent's own access log.
+// served counts the quotes for this nonce in the agent's own access log; of an agent of the push model, the challenges that it was given.
 func (b *binaryAgent) served(nonce string) (int, error) {
+	marks := []string{"nonce=" + nonce, " result 200 "}
+	if b.n.s.plan.Keylime.Push() {
+		challenge, err := hex.DecodeString(nonce)
+		if err != nil {
+			return 0, fmt.Errorf("challenge %q: %w", nonce, err)
+		}
+		marks = []string{`"` + base64.StdEncoding.EncodeToString(challenge) + `"`, "> Response body: "} // not those of "PATCH Response body", which has it again
+	}
 	f, err := os.Open(b.p.log)
 	if err != nil {
 		return 0, fmt.Errorf("read the agent's log: %w", err)
@@ -105,9 +124,9 @@ func (b *binaryAgent) served(nonce string) (int, error) {
 	defer f.Close()
 	count := 0
 	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
+	lines.Buffer(nil, 64<<20) // a push agent's evidence is one line
 	for lines.Scan() {
-		if line := lines.Text(); strings.Contains(line, "nonce="+nonce) && strings.Contains(line, " result 200 ") {
+		if line := lines.Text(); strings.Contains(line, marks[0]) && strings.Contains(line, marks[1]) {
 			count++
 		}
 	}
