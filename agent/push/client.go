@@ -110,11 +110,9 @@ func (c *client) close() { c.transport.CloseIdleConnections() }
 
 // answer is a success.
 type answer struct {
-	status   int
 	location string
 	body     []byte
-	// long means that body is cut because the answer was too long.
-	long bool
+	damage   error // why body is not the whole of it: cut off, or too long
 }
 
 // do sends one request and reads the answer, which is a success with status want.
@@ -141,24 +139,22 @@ func (c *client) do(ctx context.Context, step, method, path string, token secret
 	}
 	defer func() { _ = response.Body.Close() }() // it was only read
 	limit := int64(maxAnswer + echoFactor*len(data))
-	text, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
-	if err != nil {
-		return nil, response.StatusCode, fmt.Errorf("%s: reading the answer: %w", step, err)
-	}
+	text, damage := io.ReadAll(io.LimitReader(response.Body, limit+1))
 	if response.StatusCode != want {
 		return nil, response.StatusCode, newVerifierError(step, response, text, time.Now())
 	}
-	a = &answer{status: response.StatusCode, location: response.Header.Get("Location"), body: text}
-	if int64(len(text)) > limit {
-		a.body, a.long = nil, true
+	if damage != nil {
+		damage = fmt.Errorf("reading the answer: %w", damage)
+	} else if int64(len(text)) > limit {
+		damage = fmt.Errorf("%w: longer than %d bytes", ErrVerifierAnswer, limit)
 	}
-	return a, response.StatusCode, nil
+	return &answer{location: response.Header.Get("Location"), body: text, damage: damage}, response.StatusCode, nil
 }
 
 // parseAnswer decodes the resource in a successful answer.
 func parseAnswer[T any](step string, a *answer, kind string) (*document[T], error) {
-	if a.long {
-		return nil, fmt.Errorf("%s: %w: too long", step, ErrVerifierAnswer)
+	if a.damage != nil {
+		return nil, fmt.Errorf("%s: %w", step, a.damage)
 	}
 	d, err := parseDocument[T](a.body, kind)
 	if err != nil {

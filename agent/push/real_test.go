@@ -215,16 +215,7 @@ type node struct {
 
 func startNode(t *testing.T, s *stack, change func(*Config)) *node {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "tpm-") // the path of a unix socket must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	tpm, err := tpmsim.Open(t.Context(), tpmsim.Options{Name: "push", Dir: dir, Backend: tpmsim.Swtpm()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { tpm.Kill() })
+	tpm := startTPM(t)
 	if _, err := tpm.Manufacture(t.Context(), tpmsim.ManufactureOptions{Algorithm: tpmsim.EKRSA2048, Certificate: certifyEK}); err != nil {
 		t.Fatal(err)
 	}
@@ -243,23 +234,31 @@ func startNode(t *testing.T, s *stack, change func(*Config)) *node {
 	if change != nil {
 		change(&cfg)
 	}
-	if n.Agent, err = New(t.Context(), cfg); err != nil {
+	n.start(t, cfg)
+	return n
+}
+
+// start makes the agent, registers and runs it until the test ends or it is closed.
+func (n *node) start(t *testing.T, cfg Config) {
+	t.Helper()
+	a, err := New(t.Context(), cfg)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Register(t.Context()); err != nil {
+	n.Agent = a
+	if err := a.Register(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- n.Run(context.Background()) }()
+	go func() { ended <- a.Run(context.Background()) }()
 	t.Cleanup(func() {
-		if err := n.Close(); err != nil {
+		if err := a.Close(); err != nil {
 			t.Error(err)
 		}
 		if err := <-ended; err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	return n
 }
 
 // untouched is the policy that policyPCR has its value after a reset.
@@ -268,7 +267,8 @@ var untouched = fmt.Sprintf(`{"%d": ["%s"]}`, policyPCR, strings.Repeat("0", 64)
 // The whole life of a push agent against the real services: not enrolled, attested, through a restart of the verifier, and failing.
 func TestRealVerifier(t *testing.T) {
 	s := startStack(t, nil)
-	n := startNode(t, s, nil)
+	state := t.TempDir()
+	n := startNode(t, s, func(cfg *Config) { cfg.StateDir = state })
 	id := n.UUID()
 
 	registered, err := s.RegistrarClient(nil).Agent(t.Context(), id)
@@ -305,6 +305,15 @@ func TestRealVerifier(t *testing.T) {
 	s.ready(t, s.Verifier())
 	s.at(t, id, "three more attestations after the verifier's restart", func(a *keylime.VerifierAgent) bool {
 		return a.AttestationCount >= passed.AttestationCount+3 && a.AttestationStatus == "PASS"
+	})
+
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := s.at(t, id, "the state without an agent", func(*keylime.VerifierAgent) bool { return true })
+	n.start(t, n.cfg)
+	s.at(t, id, "two more attestations after the agent's restart", func(a *keylime.VerifierAgent) bool {
+		return a.AttestationCount >= before.AttestationCount+2 && a.AttestationStatus == "PASS"
 	})
 
 	if err := n.tpm.ExtendPCR(t.Context(), policyPCR, tpm2.TPMAlgSHA256, make([]byte, 32)); err != nil {
