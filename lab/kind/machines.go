@@ -10,6 +10,7 @@ import (
 	"github.com/docker/docker/api/types/network"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
@@ -206,7 +207,7 @@ func (m machines) EnrolAgain(ctx context.Context, n plan.Node) error {
 		return err
 	}
 	defer func() { _ = tenant.Close(context.WithoutCancel(ctx)) }() // its work is done
-	e, err := fleet.Enrol(ctx, tenant, log, known.UUID)
+	e, err := fleet.Enrol(ctx, tenant, log, keylime.Request{UUID: known.UUID})
 	if err != nil {
 		return err
 	}

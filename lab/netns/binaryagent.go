@@ -53,6 +53,7 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		"TPM_ENCRYPTION_ALG": encryptionAlgorithm(n.TPM.EKAlgorithm), "TPM_SIGNING_ALG": n.Agent.AKAlgorithm,
 		"RUN_AS": "", "ENABLE_REVOCATION_NOTIFICATIONS": "false", "ENABLE_IAK_IDEVID": "false",
 	}
+	n.logOptions(options)
 	env := append(os.Environ(), "TCTI="+TCTI, "RUST_LOG=info")
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		env = append(env, "KEYLIME_AGENT_"+name+"="+options[name])

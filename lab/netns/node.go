@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/measure"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/verify"
@@ -52,8 +53,9 @@ type node struct {
 	agent    nodeAgent
 	arrivals *netlab.ConnCounter // connections that reached the agent's port, by the node's own kernel
 	enrolled verify.Enrolment
-	off      bool     // the machine is switched off
-	former   []string // UUIDs of TPMs that were replaced, which the verifier may still know
+	measured *measure.Node // nil before the first boot
+	off      bool          // the machine is switched off
+	former   []string      // UUIDs of TPMs that were replaced, which the verifier may still know
 
 	acting sync.Mutex // one action at a time
 }
@@ -95,7 +97,7 @@ func (n *node) startTPM(ctx context.Context) error {
 	n.mu.Lock()
 	n.identity, n.uuid, n.hostname = identity, id, plan.ContactHostname(id, n.s.plan.Domain)
 	n.mu.Unlock()
-	return nil
+	return n.boot(ctx)
 }
 
 // serveTPM offers the TPM on the node's loopback. It needs the network, which the TPM itself does not.
@@ -198,7 +200,11 @@ func (n *node) enrol(ctx context.Context) error {
 	if err := n.awaitClock(ctx); err != nil {
 		return err
 	}
-	result, err := fleet.Enrol(ctx, n.s.tenant, n.s.tenantLog, n.uuid)
+	request, err := n.request()
+	if err != nil {
+		return err
+	}
+	result, err := fleet.Enrol(ctx, n.s.tenant, n.s.tenantLog, request)
 	if err != nil {
 		return err
 	}

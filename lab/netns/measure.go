@@ -1,0 +1,60 @@
+package netns
+
+import (
+	"context"
+	"fmt"
+
+	"keylab.dev/keylab/agent"
+	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/fleet"
+)
+
+// makePolicies makes the runtime policies of the lab.
+func (s *supervisor) makePolicies(ctx context.Context) error {
+	return fleet.MakePolicies(ctx, s.dir, s.configured, s.plan)
+}
+
+// boot measures the start of the node into its TPM, which has just been powered on.
+func (n *node) boot(ctx context.Context) error {
+	n.mu.Lock()
+	measured := n.measured
+	n.mu.Unlock()
+	if measured == nil {
+		var err error
+		if measured, err = fleet.Measured(n.s.dir, n.s.plan.Lab, n.Node, n.openTPM); err != nil {
+			return err
+		}
+		n.mu.Lock()
+		n.measured = measured
+		n.mu.Unlock()
+	}
+	if err := measured.Boot(ctx); err != nil {
+		return fmt.Errorf("boot %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// request is what the tenant is asked for to have the node enrolled.
+func (n *node) request() (keylime.Request, error) {
+	r := keylime.Request{UUID: n.uuid}
+	return r, fleet.AddPolicies(&r, n.s.dir, n.Node, n.measured)
+}
+
+// serveLogs has a Go agent serve what the node measured.
+func (n *node) serveLogs(c *agent.Config) {
+	if n.IMA != nil {
+		c.IMAList = n.measured.OpenList
+	}
+	if n.MeasuredBoot != nil {
+		c.MeasuredBootLog = n.measured.BootLog
+	}
+}
+
+// logOptions tells the Rust agent where to read what the node measured.
+func (n *node) logOptions(options map[string]string) {
+	for option, path := range map[string]string{"IMA_ML_PATH": n.measured.ListPath(), "MEASUREDBOOT_ML_PATH": n.measured.LogPath()} {
+		if path != "" {
+			options[option] = path
+		}
+	}
+}
