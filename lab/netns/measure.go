@@ -6,6 +6,7 @@ import (
 
 	"keylab.dev/keylab/agent"
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 )
 
@@ -57,4 +58,34 @@ func (n *node) logOptions(options map[string]string) {
 			options[option] = path
 		}
 	}
+}
+
+// Measure implements control.Lab.
+func (s *supervisor) Measure(ctx context.Context, m control.Measurement) (a control.Measured, err error) {
+	if err := s.mustBeUp(); err != nil {
+		return a, err
+	}
+	n, err := s.node(m.Node)
+	if err != nil {
+		return a, err
+	}
+	n.acting.Lock()
+	defer n.acting.Unlock()
+	if n.isOff() {
+		return a, fmt.Errorf("%s is off: `keylab node start %s` starts it", n.Name, n.Name)
+	}
+	a, err = fleet.Measure(ctx, n.Node, n.measured, m)
+	if err == nil && (m.Kind == control.TamperBoot || m.Kind == control.UpdateFirmware) {
+		var rebooted string
+		rebooted, err = fleet.Act(ctx, machines{s}, control.Action{Kind: control.ActionReboot, Node: n.Name})
+		a.Done += "; " + rebooted
+	}
+	s.log.Info("measurement", "kind", m.Kind, "node", m.Node, "error", err)
+	return a, err
+}
+
+func (n *node) isOff() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.off
 }
