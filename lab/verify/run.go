@@ -86,6 +86,7 @@ func Run(ctx context.Context, t Target, o Options) report.Result {
 	result.Checks = append(result.Checks, runChecks(ctx, v.endorsement())...)
 	result.Checks = append(result.Checks, v.separation(ctx)...)
 	result.Checks = append(result.Checks, runChecks(ctx, v.routing())...)
+	result.Checks = append(result.Checks, runChecks(ctx, v.measurements())...)
 	result.Checks = append(result.Checks, <-live...)
 	result.Duration = time.Since(result.Started)
 	return result
