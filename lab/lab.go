@@ -70,6 +70,7 @@ type running interface {
 	Network(ctx context.Context) (control.Network, error)
 	Fault(ctx context.Context, f control.Fault) (string, error)
 	Act(ctx context.Context, a control.Action) (string, error)
+	Measure(ctx context.Context, m control.Measurement) (control.Measured, error)
 	Tenant(ctx context.Context) (control.Command, error)
 }
 
@@ -182,6 +183,16 @@ func (l *Lab) Act(ctx context.Context, a control.Action) (string, error) {
 	}
 	defer done()
 	return r.Act(ctx, a)
+}
+
+// Measure shows what a node has measured (IMA, measured boot), or changes it. It returns when that has come to its end.
+func (l *Lab) Measure(ctx context.Context, m control.Measurement) (control.Measured, error) {
+	r, done, err := l.open()
+	if err != nil {
+		return control.Measured{}, err
+	}
+	defer done()
+	return r.Measure(ctx, m)
 }
 
 // downTimeout is how long an orderly end may take before the lab is ended by force.

@@ -20,6 +20,7 @@ type Lab interface {
 	Network(ctx context.Context) (Network, error)
 	Fault(ctx context.Context, f Fault) (string, error)
 	Act(ctx context.Context, a Action) (string, error)
+	Measure(ctx context.Context, m Measurement) (Measured, error)
 	// Tenant is Keylime's own command line in the lab.
 	Tenant(ctx context.Context) (Command, error)
 	// Down starts the orderly end of the lab and returns at once.
@@ -38,6 +39,7 @@ func NewServer(lab Lab) *Server {
 	mux.HandleFunc("POST /v1/verify", answer(func(r *http.Request) (any, error) { return lab.Verify(r.Context()) }))
 	mux.HandleFunc("POST /v1/fault", order(lab.Fault))
 	mux.HandleFunc("POST /v1/act", order(lab.Act))
+	mux.HandleFunc("POST /v1/measure", order(lab.Measure))
 	mux.HandleFunc("POST /v1/down", answer(func(*http.Request) (any, error) {
 		lab.Down()
 		return "stopping", nil
@@ -84,7 +86,7 @@ func answer(do func(*http.Request) (any, error)) http.HandlerFunc {
 }
 
 // order answers a request whose body says what to do.
-func order[T any](do func(context.Context, T) (string, error)) http.HandlerFunc {
+func order[T, A any](do func(context.Context, T) (A, error)) http.HandlerFunc {
 	return answer(func(r *http.Request) (any, error) {
 		var what T
 		if err := json.NewDecoder(r.Body).Decode(&what); err != nil {

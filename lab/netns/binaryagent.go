@@ -61,6 +61,7 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		options["ATTESTATION_INTERVAL_SECONDS"] = strconv.Itoa(int(time.Duration(k.QuoteInterval).Seconds()))
 		log += ",keylime_push_model_agent::attestation=debug" // which challenges it answers
 	}
+	n.logOptions(options)
 	env := append(os.Environ(), "TCTI="+TCTI, "RUST_LOG="+log)
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		env = append(env, "KEYLIME_AGENT_"+name+"="+options[name])

@@ -33,7 +33,7 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a, err := agent.New(ctx, agent.Config{
+	config := agent.Config{
 		UUID:           n.uuid,
 		OpenTPM:        func(context.Context) (transport.TPMCloser, error) { return n.openTPM() },
 		EKAlgorithm:    n.TPM.EKAlgorithm,
@@ -49,7 +49,9 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 		OnAccess: func(x agent.Access) {
 			log.Info("request", "remote", x.Remote, "method", x.Method, "path", x.Path, "nonce", x.Nonce, "status", x.Status, "name", x.ServerName)
 		},
-	})
+	}
+	n.serveLogs(&config)
+	a, err := agent.New(ctx, config)
 	if err != nil {
 		l.Close()
 		return nil, err

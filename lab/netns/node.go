@@ -10,8 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/measure"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/verify"
@@ -53,9 +53,10 @@ type node struct {
 	agent    nodeAgent
 	arrivals *netlab.ConnCounter // connections that reached the agent's port, by the node's own kernel
 	enrolled verify.Enrolment
-	booted   time.Time // when the machine was started last
-	off      bool      // the machine is switched off
-	former   []string  // UUIDs of TPMs that were replaced, which the verifier may still know
+	measured *measure.Node // nil before the first boot
+	booted   time.Time     // when the machine was started last
+	off      bool          // the machine is switched off
+	former   []string      // UUIDs of TPMs that were replaced, which the verifier may still know
 
 	acting sync.Mutex // one action at a time
 }
@@ -97,7 +98,7 @@ func (n *node) startTPM(ctx context.Context) error {
 	n.mu.Lock()
 	n.identity, n.uuid, n.hostname = identity, id, plan.ContactHostname(id, n.s.plan.Domain)
 	n.mu.Unlock()
-	return nil
+	return n.boot(ctx)
 }
 
 // serveTPM offers the TPM on the node's loopback. It needs the network, which the TPM itself does not.
@@ -213,9 +214,11 @@ func (n *node) enrol(ctx context.Context) error {
 	if err := n.awaitClock(ctx); err != nil {
 		return err
 	}
-	request := keylime.Request{UUID: n.uuid}
+	request, err := n.request()
+	if err != nil {
+		return err
+	}
 	var result verify.Enrolment
-	var err error
 	if k := n.s.plan.Keylime; k.Push() {
 		result, err = fleet.EnrolPush(ctx, n.s.registrar, n.s.dir.CertStore(), k.RequireEKCert, n.s.tenant, n.s.tenantLog, request)
 	} else {

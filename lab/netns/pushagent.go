@@ -33,7 +33,7 @@ func (n *node) startGoPushAgent(ctx context.Context) (nodeAgent, error) {
 	}
 	g := &goPushAgent{done: make(chan struct{}), signed: challenges{count: map[string]int{}}}
 	k := n.s.plan.Keylime
-	g.Agent, err = push.New(ctx, push.Config{
+	config := push.Config{
 		UUID:           n.uuid,
 		OpenTPM:        func(context.Context) (transport.TPMCloser, error) { return n.openTPM() },
 		EKAlgorithm:    n.TPM.EKAlgorithm,
@@ -53,7 +53,9 @@ func (n *node) startGoPushAgent(ctx context.Context) (nodeAgent, error) {
 			defer g.mu.Unlock()
 			g.signed.add(a.Challenge)
 		},
-	})
+	}
+	n.pushLogs(&config)
+	g.Agent, err = push.New(ctx, config)
 	return g, err
 }
 

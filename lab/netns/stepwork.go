@@ -26,6 +26,7 @@ func (s *supervisor) steps() []steps.Step {
 		plan.StepRegistrar: {s.startRegistrar, s.stopService(plan.Registrar)},
 		plan.StepVerifier:  {s.startVerifier, s.stopService(plan.Verifier)},
 		plan.StepTenant:    {s.startTenant, s.stopTenant},
+		plan.StepPolicies:  {s.makePolicies, nil},
 	}
 	for _, n := range s.nodes {
 		works[plan.NodeStep(plan.StepTPM, n.Name)] = work{limited(s.crypto, n.startTPM), n.stopTPM}

@@ -79,6 +79,9 @@ func Make(s spec.Spec) (Plan, error) {
 		p.EKCA.Stranger = p.EKCA.Stranger || n.EK.Stranger
 		p.Nodes = append(p.Nodes, n)
 	}
+	if p.MeasuresBoot() {
+		p.Keylime.Options = measurementOptions(p.Keylime.Options, s.MeasuredBoot.Policy)
+	}
 	rules, err := b.rules(s.Networks.Allow)
 	if err != nil {
 		return Plan{}, err

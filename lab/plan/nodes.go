@@ -32,6 +32,7 @@ func effectiveNodes(s spec.Spec) []Node {
 			node.EK.NotAfter = &n.EK.NotAfter
 		}
 		node.Labels = n.Labels
+		planMeasurements(&node, n)
 		for _, m := range n.Mounts {
 			node.Mounts = append(node.Mounts, Mount(m))
 		}

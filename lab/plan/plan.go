@@ -190,6 +190,9 @@ type Node struct {
 	TPM      TPM    `json:"tpm" yaml:"tpm"`
 	EK       EK     `json:"ek" yaml:"ek"`
 	Agent    Agent  `json:"agent" yaml:"agent"`
+	// What the node measures; nil: nothing.
+	IMA          *IMA          `json:"ima,omitempty" yaml:"ima,omitempty"`
+	MeasuredBoot *MeasuredBoot `json:"measured_boot,omitempty" yaml:"measured_boot,omitempty"`
 }
 
 // Mount is a file or folder of the machine that a node sees.

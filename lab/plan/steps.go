@@ -16,6 +16,7 @@ const (
 	StepAgent     = "agent"
 	StepEnrol     = "enrol"
 	StepAttest    = "attest"
+	StepPolicies  = "policies" // where nodes measure files
 
 	// Of the substrate kind alone.
 	StepImages       = "images"
@@ -43,11 +44,16 @@ func steps(p Plan) []Step {
 		{StepVerifier, []string{StepNetwork, StepConfig, StepDNS}, "Keylime verifier on " + p.Keylime.Verifier.String()},
 		{StepTenant, []string{StepNetwork, StepConfig, StepDNS, StepEKCA}, "Keylime tenant, waiting to enrol"},
 	}
+	enrolAfter := []string{StepTenant, StepVerifier}
+	if p.MeasuresFiles() {
+		list = append(list, Step{StepPolicies, []string{StepConfig}, "runtime policies, made by Keylime's own tool"})
+		enrolAfter = append(enrolAfter, StepPolicies)
+	}
 	for _, n := range p.Nodes {
 		list = append(list,
 			Step{NodeStep(StepTPM, n.Name), []string{StepEKCA}, n.TPM.Backend + " TPM with an " + n.TPM.EKAlgorithm + " EK and its certificate"},
 			Step{NodeStep(StepAgent, n.Name), []string{NodeStep(StepTPM, n.Name), StepIngress, StepRegistrar}, n.Agent.Kind + " agent, registered"},
-			Step{NodeStep(StepEnrol, n.Name), []string{NodeStep(StepAgent, n.Name), StepTenant, StepVerifier}, "EK certificate checked and agent handed to the verifier"},
+			Step{NodeStep(StepEnrol, n.Name), append([]string{NodeStep(StepAgent, n.Name)}, enrolAfter...), "EK certificate checked and agent handed to the verifier"},
 			Step{NodeStep(StepAttest, n.Name), []string{NodeStep(StepEnrol, n.Name)}, "first successful attestation"},
 		)
 	}

@@ -53,6 +53,9 @@ type EffectiveNode struct {
 	TPM   TPM
 	EK    NodeEK
 	Agent Agent
+	// IMA and MeasuredBoot hold for the node only if they are on.
+	IMA          IMA
+	MeasuredBoot MeasuredBoot
 	// Labels and Mounts are for the substrate kind.
 	Labels map[string]string
 	Mounts []Mount
@@ -80,6 +83,7 @@ func (s Spec) EffectiveNodes() []EffectiveNode {
 			e.Agent.Image = ""
 		}
 		fillIn(reflect.ValueOf(&e.EK).Elem())
+		e.IMA, e.MeasuredBoot = s.IMA.effective(n.IMA), s.MeasuredBoot.effective(n.MeasuredBoot)
 		out[i] = e
 	}
 	return out

@@ -173,6 +173,10 @@ func patternText(pattern string) string {
 		return "a name of lower-case letters, digits and inner hyphens that begins with a letter"
 	case strings.HasPrefix(pattern, "^[a-z0-9]"):
 		return "a DNS label: lower-case letters, digits and inner hyphens"
+	case strings.HasPrefix(pattern, "^/["):
+		return "an absolute path in printable ASCII"
+	case strings.HasPrefix(pattern, "^sha256:"):
+		return "sha256: and 64 hexadecimal digits in lower case"
 	case strings.HasPrefix(pattern, "^[ -~]"):
 		return "printable ASCII text"
 	}

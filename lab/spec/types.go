@@ -44,6 +44,10 @@ type Spec struct {
 	Keylime Keylime `yaml:"keylime,omitempty"`
 	// The Keylime agents of all nodes.
 	Agent Agent `yaml:"agent,omitempty"`
+	// What the nodes' kernels measure: IMA. Not for the substrate `kind` yet.
+	IMA IMA `yaml:"ima,omitempty"`
+	// What the nodes' firmware measures: measured boot. Not for the substrate `kind` yet.
+	MeasuredBoot MeasuredBoot `yaml:"measuredBoot,omitempty"`
 	// The Kubernetes cluster; for the substrate `kind` only.
 	Kubernetes Kubernetes `yaml:"kubernetes,omitempty"`
 	// The way from the load balancer's address to the agents; for the substrate `kind` only.
@@ -71,6 +75,10 @@ type Node struct {
 	EK NodeEK `yaml:"ek,omitempty"`
 	// What is special about this node's agent.
 	Agent NodeAgent `yaml:"agent,omitempty"`
+	// What is special about the files that this node measures.
+	IMA NodeIMA `yaml:"ima,omitempty"`
+	// What is special about this node's measured boot.
+	MeasuredBoot NodeMeasuredBoot `yaml:"measuredBoot,omitempty"`
 	// Labels of the node's Kubernetes object; for the substrate `kind` only.
 	Labels map[string]string `yaml:"labels,omitempty"`
 	// Folders of this machine that the node sees; for the substrate `kind` only.

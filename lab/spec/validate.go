@@ -60,6 +60,7 @@ func (s Spec) findings() []finding {
 	c.keylime()
 	c.agents()
 	c.akFollowsEK()
+	c.measurements()
 	c.substrate()
 	c.push()
 	if s.Networks.Domain == defaultDomain(s.Name) && slices.ContainsFunc(c.found, func(f finding) bool { return f.path == "name" }) {

@@ -9,6 +9,8 @@
 //	    tpm_cert_store/     the CA certificates which Keylime's tenant trusts
 //	    tpm/<node>/         the state of one simulated TPM
 //	    agent/<node>/       the keys of one agent
+//	    measured/<node>/    the IMA list and the boot log of one node
+//	    policies/           by which the verifier judges them
 //	    pki/, keylime/      the services' certificates, configuration and databases
 //
 // Folders are 0700: private keys are in there.
@@ -157,18 +159,20 @@ func (d Dir) Key() string {
 }
 
 // The folders and files of a lab.
-func (d Dir) Spec() string             { return filepath.Join(d.Path, "lab.yaml") }
-func (d Dir) Plan() string             { return filepath.Join(d.Path, "plan.json") }
-func (d Dir) Identity() string         { return filepath.Join(d.Path, "identity") }
-func (d Dir) Logs() string             { return filepath.Join(d.Path, "logs") }
-func (d Dir) Log(c string) string      { return filepath.Join(d.Logs(), c+".log") }
-func (d Dir) EKCA() string             { return filepath.Join(d.Path, "ekca") }
-func (d Dir) StrangerCA() string       { return filepath.Join(d.Path, "stranger") }
-func (d Dir) CertStore() string        { return filepath.Join(d.Path, "tpm_cert_store") }
-func (d Dir) TPM(node string) string   { return filepath.Join(d.Path, "tpm", node) }
-func (d Dir) Agent(node string) string { return filepath.Join(d.Path, "agent", node) }
-func (d Dir) PKI() string              { return filepath.Join(d.Path, "pki") }
-func (d Dir) Keylime() string          { return filepath.Join(d.Path, "keylime") }
+func (d Dir) Spec() string                { return filepath.Join(d.Path, "lab.yaml") }
+func (d Dir) Plan() string                { return filepath.Join(d.Path, "plan.json") }
+func (d Dir) Identity() string            { return filepath.Join(d.Path, "identity") }
+func (d Dir) Logs() string                { return filepath.Join(d.Path, "logs") }
+func (d Dir) Log(c string) string         { return filepath.Join(d.Logs(), c+".log") }
+func (d Dir) EKCA() string                { return filepath.Join(d.Path, "ekca") }
+func (d Dir) StrangerCA() string          { return filepath.Join(d.Path, "stranger") }
+func (d Dir) CertStore() string           { return filepath.Join(d.Path, "tpm_cert_store") }
+func (d Dir) TPM(node string) string      { return filepath.Join(d.Path, "tpm", node) }
+func (d Dir) Agent(node string) string    { return filepath.Join(d.Path, "agent", node) }
+func (d Dir) Measured(node string) string { return filepath.Join(d.Path, "measured", node) }
+func (d Dir) Policies() string            { return filepath.Join(d.Path, "policies") }
+func (d Dir) PKI() string                 { return filepath.Join(d.Path, "pki") }
+func (d Dir) Keylime() string             { return filepath.Join(d.Path, "keylime") }
 
 // tailLines is how much of a log an error shows.
 const tailLines = 15

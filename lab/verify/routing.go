@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"time"
 
+	"keylab.dev/keylab/ima"
 	"keylab.dev/keylab/lab/plan"
 )
 
@@ -178,6 +179,9 @@ func (v *verification) refused(ctx context.Context, serverName, what string) (st
 // routingTimeout bounds one request through the ingress; a swtpm on a busy machine takes its time for a quote.
 const routingTimeout = 30 * time.Second
 
+// maxAnswer bounds an agent's answer, in bytes: an IMA list can be long.
+const maxAnswer = 2 * ima.MaxListBytes
+
 // get asks for one document over a connection that stands already.
 func get(ctx context.Context, c net.Conn, url string) ([]byte, error) {
 	client := &http.Client{Transport: &http.Transport{
@@ -193,7 +197,7 @@ func get(ctx context.Context, c net.Conn, url string) ([]byte, error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return nil, err
 	}

@@ -91,6 +91,7 @@ func Run(ctx context.Context, t Target, o Options) report.Result {
 	} else {
 		result.Checks = append(result.Checks, runChecks(ctx, v.routing())...)
 	}
+	result.Checks = append(result.Checks, runChecks(ctx, v.measurements())...)
 	result.Checks = append(result.Checks, <-live...)
 	result.Duration = time.Since(result.Started)
 	return result

@@ -34,9 +34,11 @@ lab.yaml:7:12: nodes[1].tpm.ekAlgorithm: "rsa4096" is not one of rsa2048, ecc-p2
 
 // sections are the parts of the reference, in order: the path, and the definition's name in the schema.
 var sections = []struct{ path, def string }{
-	{"", ""}, {"nodes[]", "Node"}, {"nodes[].tpm", "NodeTPM"}, {"nodes[].ek", "NodeEK"}, {"nodes[].agent", "NodeAgent"}, {"nodes[].mounts[]", "Mount"},
+	{"", ""}, {"nodes[]", "Node"}, {"nodes[].tpm", "NodeTPM"}, {"nodes[].ek", "NodeEK"}, {"nodes[].agent", "NodeAgent"}, {"nodes[].ima", "NodeIMA"},
+	{"nodes[].measuredBoot", "NodeMeasuredBoot"}, {"nodes[].mounts[]", "Mount"},
 	{"tpm", "TPM"}, {"ekCA", "EKCA"}, {"networks", "Networks"}, {"networks.services", "Network"}, {"networks.cluster", "ClusterNetwork"},
-	{"networks.allow[]", "Flow"}, {"keylime", "Keylime"}, {"agent", "Agent"}, {"kubernetes", "Kubernetes"},
+	{"networks.allow[]", "Flow"}, {"keylime", "Keylime"}, {"agent", "Agent"}, {"ima", "IMA"}, {"ima.files[]", "IMAFile"},
+	{"measuredBoot", "MeasuredBoot"}, {"kubernetes", "Kubernetes"},
 	{"ingress", "Ingress"}, {"images", "Images"}, {"timeouts", "Timeouts"},
 }
 
@@ -52,9 +54,13 @@ func markdown(root *jsonschema.Schema) string {
 		} else {
 			b.WriteString("## The document\n\n")
 		}
-		if s.def == "NodeTPM" || s.def == "NodeAgent" {
+		if s.def == "NodeTPM" || s.def == "NodeAgent" || s.def == "NodeIMA" {
 			shared := strings.ToLower(strings.TrimPrefix(s.def, "Node"))
 			fmt.Fprintf(&b, "The fields are those of [%s](#%s). What is left out is as it says there, for all nodes.\n\n", shared, shared)
+			continue
+		}
+		if s.def == "NodeMeasuredBoot" {
+			b.WriteString("The fields are those of [measuredBoot](#measuredboot) but for the policy. What is left out is as it says there, for all nodes.\n\n")
 			continue
 		}
 		b.WriteString("| field | value | default | meaning |\n|---|---|---|---|\n")
@@ -98,6 +104,7 @@ var anchors = map[string]string{
 	"Kubernetes": "kubernetes", "Ingress": "ingress", "Images": "images",
 	"NodeTPM": "nodestpm", "NodeEK": "nodesek", "NodeAgent": "nodesagent", "Network": "networksservices", "ClusterNetwork": "networkscluster",
 	"Flow": "networksallow", "Mount": "nodesmounts",
+	"IMA": "ima", "NodeIMA": "nodesima", "IMAFile": "imafiles", "MeasuredBoot": "measuredboot", "NodeMeasuredBoot": "nodesmeasuredboot",
 }
 
 // value says what may stand in a field.

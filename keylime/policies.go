@@ -1,0 +1,43 @@
+package keylime
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+)
+
+// RuntimePolicy is what the verifier allows an agent's kernel to have measured (keylime/ima/ima.py, RuntimePolicyType), as far as it is needed here.
+type RuntimePolicy struct {
+	Digests  map[string][]string `json:"digests"`  // by path: hexadecimal, without the algorithm
+	Excludes []string            `json:"excludes"` // regular expressions of paths that are not checked
+}
+
+// RuntimePolicy reads the runtime policy of that name; that of an agent which was added without a name has the agent's UUID. The error is [ErrNotFound]
+// when there is none.
+func (c *VerifierClient) RuntimePolicy(ctx context.Context, name string) (RuntimePolicy, error) {
+	var answer struct {
+		RuntimePolicy string `json:"runtime_policy"` // JSON
+	}
+	var p RuntimePolicy
+	if _, err := c.call(ctx, http.MethodGet, "/allowlists/"+url.PathEscape(name), nil, &answer); err != nil {
+		return p, err
+	}
+	if err := json.Unmarshal([]byte(answer.RuntimePolicy), &p); err != nil {
+		return p, fmt.Errorf("runtime policy %s: %w", name, err)
+	}
+	return p, nil
+}
+
+// MeasuredBootPolicy reads the reference state of that name, as JSON; that of an agent which was added without a name has the agent's UUID. It is
+// empty for an agent that was added without one. The error is [ErrNotFound] when the name is not known.
+func (c *VerifierClient) MeasuredBootPolicy(ctx context.Context, name string) (json.RawMessage, error) {
+	var answer struct {
+		MBPolicy *string `json:"mb_policy"` // JSON
+	}
+	if _, err := c.call(ctx, http.MethodGet, "/mbpolicies/"+url.PathEscape(name), nil, &answer); err != nil {
+		return nil, err
+	}
+	return json.RawMessage(deref(answer.MBPolicy)), nil
+}

@@ -1,0 +1,120 @@
+package netns
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"keylab.dev/keylab/agent"
+	"keylab.dev/keylab/agent/push"
+	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/fleet"
+)
+
+// makePolicies makes the runtime policies of the lab.
+func (s *supervisor) makePolicies(ctx context.Context) error {
+	return fleet.MakePolicies(ctx, s.dir, s.configured, s.plan)
+}
+
+// boot measures the start of the node into its TPM, which has just been powered on.
+func (n *node) boot(ctx context.Context) error {
+	n.mu.Lock()
+	measured := n.measured
+	n.mu.Unlock()
+	if measured == nil {
+		var err error
+		if measured, err = fleet.Measured(n.s.dir, n.s.plan.Lab, n.Node, n.openTPM); err != nil {
+			return err
+		}
+		n.mu.Lock()
+		n.measured = measured
+		n.mu.Unlock()
+	}
+	if err := measured.Boot(ctx); err != nil {
+		return fmt.Errorf("boot %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// request is what the tenant is asked for to have the node enrolled.
+func (n *node) request() (keylime.Request, error) {
+	r := keylime.Request{UUID: n.uuid}
+	return r, fleet.AddPolicies(&r, n.s.dir, n.Node, n.measured)
+}
+
+// serveLogs has a Go agent serve what the node measured.
+func (n *node) serveLogs(c *agent.Config) {
+	if n.IMA != nil {
+		c.IMAList = n.measured.OpenList
+	}
+	if n.MeasuredBoot != nil {
+		c.MeasuredBootLog = n.measured.BootLog
+	}
+}
+
+// pushLogs has a Go agent of the push model send what the node measured.
+func (n *node) pushLogs(c *push.Config) {
+	if n.IMA != nil {
+		c.IMA = n.listFrom
+	}
+	if n.MeasuredBoot != nil {
+		c.BootLog = n.measured.BootLog
+	}
+}
+
+// listFrom is the IMA list from an entry on, and how many entries there are in all.
+func (n *node) listFrom(from int) (text string, total int, err error) {
+	list, err := n.measured.OpenList()
+	if err != nil {
+		return "", 0, err
+	}
+	defer list.Close()
+	all, err := io.ReadAll(list)
+	if err != nil {
+		return "", 0, fmt.Errorf("read the IMA list: %w", err)
+	}
+	lines := strings.SplitAfter(string(all), "\n")
+	lines = lines[:len(lines)-1] // what follows the last line feed
+	return strings.Join(lines[min(from, len(lines)):], ""), len(lines), nil
+}
+
+// logOptions tells the Rust agent where to read what the node measured.
+func (n *node) logOptions(options map[string]string) {
+	for option, path := range map[string]string{"IMA_ML_PATH": n.measured.ListPath(), "MEASUREDBOOT_ML_PATH": n.measured.LogPath()} {
+		if path != "" {
+			options[option] = path
+		}
+	}
+}
+
+// Measure implements control.Lab.
+func (s *supervisor) Measure(ctx context.Context, m control.Measurement) (a control.Measured, err error) {
+	if err := s.mustBeUp(); err != nil {
+		return a, err
+	}
+	n, err := s.node(m.Node)
+	if err != nil {
+		return a, err
+	}
+	n.acting.Lock()
+	defer n.acting.Unlock()
+	if n.isOff() {
+		return a, fmt.Errorf("%s is off: `keylab node start %s` starts it", n.Name, n.Name)
+	}
+	a, err = fleet.Measure(ctx, n.Node, n.measured, m)
+	if err == nil && (m.Kind == control.TamperBoot || m.Kind == control.UpdateFirmware) {
+		var rebooted string
+		rebooted, err = fleet.Act(ctx, machines{s}, control.Action{Kind: control.ActionReboot, Node: n.Name})
+		a.Done += "; " + rebooted
+	}
+	s.log.Info("measurement", "kind", m.Kind, "node", m.Node, "error", err)
+	return a, err
+}
+
+func (n *node) isOff() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.off
+}
