@@ -59,12 +59,15 @@ func (a VerifierAgent) Untrusted() bool {
 // operational state means nothing: Keylime 7.14 leaves it at what the last failure made of it.
 func (a VerifierAgent) Push() bool { return a.IP == "" && a.Port == 0 }
 
-// Verdict is the verifier's word on the agent, for people.
+// Verdict is the verifier's word on the agent, for people: its state, and the event that brought it there, which the push model does not tell.
 func (a VerifierAgent) Verdict() string {
-	if a.Push() {
+	switch {
+	case a.Push():
 		return a.AttestationStatus
+	case a.LastEventID == "":
+		return a.OperationalState.String()
 	}
-	return a.OperationalState.String()
+	return fmt.Sprintf("%s, last event %q", a.OperationalState, a.LastEventID)
 }
 
 // VerifierAgent is an agent's state at the verifier. Trust the counts and the times: Keylime shows attestation status PASS for an agent

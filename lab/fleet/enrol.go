@@ -50,7 +50,7 @@ func AwaitAttested(ctx context.Context, verifier *keylime.VerifierClient, node, 
 			last = "state " + a.Verdict()
 		}
 		if err == nil && a.Untrusted() {
-			return fmt.Errorf("the verifier does not trust %s (%s): state %s, last event %q", node, uuid, a.Verdict(), a.LastEventID)
+			return fmt.Errorf("the verifier does not trust %s (%s): state %s", node, uuid, a.Verdict())
 		}
 		select {
 		case <-ctx.Done():

@@ -44,7 +44,7 @@ func EnrolPush(ctx context.Context, registrar *keylime.RegistrarClient, certStor
 		checked = file
 	}
 	request.PushModel = true
-	if request.TPMPolicy == "" {
+	if request.TPMPolicy == "" && request.RuntimePolicyFile == "" && request.RuntimePolicyName == "" && request.MBPolicyFile == "" && request.MBPolicyName == "" {
 		request.TPMPolicy = pushPolicy()
 	}
 	e, err := Enrol(ctx, tenant, log, request)

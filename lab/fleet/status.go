@@ -64,7 +64,7 @@ func (f NodeFacts) Status(attested map[string]keylime.VerifierAgent, attestedErr
 	case !known:
 		c.State, c.Detail = StateUnknown, "the verifier does not know this agent"
 	case v.Untrusted():
-		c.State, c.Detail = StateFailed, fmt.Sprintf("verifier: %s, last event %q", v.Verdict(), v.LastEventID)
+		c.State, c.Detail = StateFailed, fmt.Sprintf("verifier: %s", v.Verdict())
 	case v.AttestationCount == 0:
 		c.State = StateEnrolled
 	default:

@@ -44,7 +44,7 @@ func Reactivate(ctx context.Context, v *keylime.VerifierClient, uuids map[string
 					return "", fmt.Errorf("reactivate %s at the verifier: %w", name, err)
 				}
 				delete(before, name)
-				missing = append(missing, fmt.Sprintf("%s was given up (%s, last event %q), and is asked again", name, a.Verdict(), a.LastEventID))
+				missing = append(missing, fmt.Sprintf("%s was given up (%s), and is asked again", name, a.Verdict()))
 				continue
 			}
 			if first, ok := before[name]; !ok {

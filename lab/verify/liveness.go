@@ -31,13 +31,13 @@ func (v *verification) attested(ctx context.Context, n Node) (string, error) {
 			return fmt.Sprintf("attestation_count %d → %d in %.1f s", first.AttestationCount, last.AttestationCount, time.Since(start).Seconds()), nil
 		}
 		if last.Untrusted() {
-			return "", fmt.Errorf("the verifier has given this agent up: state %s, last event %q", last.Verdict(), last.LastEventID)
+			return "", fmt.Errorf("the verifier has given this agent up: state %s", last.Verdict())
 		}
 		select {
 		case <-ctx.Done():
 			return "", fmt.Errorf("waiting for the verifier's next attestation: %w", ctx.Err())
 		case <-deadline.C:
-			return "", fmt.Errorf("attestation_count stayed at %d for %s: state %s, last event %q", first.AttestationCount, v.options.Liveness, last.Verdict(), last.LastEventID)
+			return "", fmt.Errorf("attestation_count stayed at %d for %s: state %s", first.AttestationCount, v.options.Liveness, last.Verdict())
 		case <-tick.C:
 		}
 		if last, err = v.target.Verifier().Agent(ctx, n.UUID); err != nil {
