@@ -35,9 +35,10 @@ type Agent struct {
 	boundValue    []byte // what PCR 16 holds then
 	server        *tls.Certificate
 
-	halves  keyHalves
-	book    accessBook
-	serving struct {
+	halves   keyHalves
+	payloads payloadWorker
+	book     accessBook
+	serving  struct {
 		sync.Mutex
 		stop   context.CancelFunc
 		done   chan struct{}
@@ -193,5 +194,6 @@ func (a *Agent) Close() error {
 		stop()
 		<-done
 	}
+	a.payloads.close()
 	return a.device.close()
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"crypto/rsa"
 	"crypto/sha1"
 	"crypto/sha512"
@@ -116,6 +117,9 @@ func (a *Agent) deliver(key, payload []byte) {
 	}
 	if a.cfg.OnPayload != nil {
 		a.cfg.OnPayload(plain)
+	}
+	if a.cfg.SecureDir != "" {
+		a.payloads.add(func(ctx context.Context) { a.runPayload(ctx, key, plain) })
 	}
 }
 
