@@ -13,12 +13,12 @@ import (
 
 // Enrol has Keylime's own tenant code hand one agent to the verifier, and writes what it printed to the log. The error is about asking; a
 // refusal is in the answer.
-func Enrol(ctx context.Context, tenant *keylime.Enroller, log io.Writer, uuid string) (verify.Enrolment, error) {
-	r, err := tenant.Enroll(ctx, keylime.Request{UUID: uuid})
+func Enrol(ctx context.Context, tenant *keylime.Enroller, log io.Writer, request keylime.Request) (verify.Enrolment, error) {
+	r, err := tenant.Enroll(ctx, request)
 	if err != nil {
 		return verify.Enrolment{}, err
 	}
-	fmt.Fprintf(log, "--- add %s: exit status %d, %.2f s\n%s\n", uuid, r.ExitCode, r.Duration.Seconds(), r.Output)
+	fmt.Fprintf(log, "--- add %s: exit status %d, %.2f s\n%s\n", request.UUID, r.ExitCode, r.Duration.Seconds(), r.Output)
 	return verify.Enrolment{Done: true, OK: r.OK, EKChecked: r.EKChecked, Message: r.Message, At: time.Now()}, nil
 }
 

@@ -139,6 +139,9 @@ func (l *Lab) startTenant(ctx context.Context) error {
 		return err
 	}
 	p.bind(configured.Dir, configured.Dir, true) // the enroller's script will be in there
+	if l.planned.HasPayload() {
+		p.bind(l.dir.Payloads(), l.dir.Payloads(), true)
+	}
 	if err := l.start(ctx, p); err != nil {
 		return err
 	}

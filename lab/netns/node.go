@@ -53,6 +53,7 @@ type node struct {
 	arrivals *netlab.ConnCounter // connections that reached the agent's port, by the node's own kernel
 	enrolled verify.Enrolment
 	off      bool     // the machine is switched off
+	secure   bool     // its tmpfs is mounted
 	former   []string // UUIDs of TPMs that were replaced, which the verifier may still know
 
 	acting sync.Mutex // one action at a time
@@ -141,6 +142,9 @@ func (n *node) startAgent(ctx context.Context) error {
 		n.arrivals = arrivals
 		n.mu.Unlock()
 	}
+	if err := n.mountSecure(); err != nil {
+		return err
+	}
 	var a nodeAgent
 	var err error
 	if n.Agent.Kind == string(spec.AgentBinary) {
@@ -198,7 +202,7 @@ func (n *node) enrol(ctx context.Context) error {
 	if err := n.awaitClock(ctx); err != nil {
 		return err
 	}
-	result, err := fleet.Enrol(ctx, n.s.tenant, n.s.tenantLog, n.uuid)
+	result, err := fleet.Enrol(ctx, n.s.tenant, n.s.tenantLog, fleet.Request(n.s.dir, n.Node, n.uuid))
 	if err != nil {
 		return err
 	}
@@ -237,5 +241,8 @@ func (n *node) awaitAttested(ctx context.Context) error {
 	if n.refused() {
 		return nil
 	}
-	return fleet.AwaitAttested(ctx, n.s.verifier, n.Name, n.uuid)
+	if err := fleet.AwaitAttested(ctx, n.s.verifier, n.Name, n.uuid); err != nil {
+		return err
+	}
+	return fleet.AwaitPayload(ctx, n.Name, n.payload)
 }

@@ -31,6 +31,7 @@ func effectiveNodes(s spec.Spec) []Node {
 		if !n.EK.NotAfter.IsZero() {
 			node.EK.NotAfter = &n.EK.NotAfter
 		}
+		node.Payload = planPayload(n)
 		node.Labels = n.Labels
 		for _, m := range n.Mounts {
 			node.Mounts = append(node.Mounts, Mount(m))

@@ -188,6 +188,8 @@ type Node struct {
 	TPM      TPM    `json:"tpm" yaml:"tpm"`
 	EK       EK     `json:"ek" yaml:"ek"`
 	Agent    Agent  `json:"agent" yaml:"agent"`
+	// Payload is what Keylime delivers to the agent; nil: nothing.
+	Payload *Payload `json:"payload,omitempty" yaml:"payload,omitempty"`
 }
 
 // Mount is a file or folder of the machine that a node sees.

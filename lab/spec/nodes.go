@@ -53,6 +53,9 @@ type EffectiveNode struct {
 	TPM   TPM
 	EK    NodeEK
 	Agent Agent
+	// Payload is empty for a node that gets none. SharedPayload says that it is the lab's.
+	Payload       Payload
+	SharedPayload bool
 	// Labels and Mounts are for the substrate kind.
 	Labels map[string]string
 	Mounts []Mount
@@ -80,6 +83,7 @@ func (s Spec) EffectiveNodes() []EffectiveNode {
 			e.Agent.Image = ""
 		}
 		fillIn(reflect.ValueOf(&e.EK).Elem())
+		e.Payload, e.SharedPayload = n.Payload.over(s.Payload)
 		out[i] = e
 	}
 	return out

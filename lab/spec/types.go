@@ -21,6 +21,7 @@ const MaxNodes = 500
 //	jsonschema:"default=x"       the fixed default, put in by SetDefaults
 //	jsonschema:"minimum=1"       the range of a number; of a Duration too, as in minimum=100ms
 //	jsonschema:"pattern=^x$"     a regular expression that a string must match (no commas), and maxLength=N
+//	jsonschema:"content"         a text of any lines, which no message repeats
 
 // Spec describes one lab.
 type Spec struct {
@@ -44,6 +45,8 @@ type Spec struct {
 	Keylime Keylime `yaml:"keylime,omitempty"`
 	// The Keylime agents of all nodes.
 	Agent Agent `yaml:"agent,omitempty"`
+	// What Keylime delivers, encrypted, to every node whose first quote was good. Left out: nothing.
+	Payload Payload `yaml:"payload,omitempty"`
 	// The Kubernetes cluster; for the substrate `kind` only.
 	Kubernetes Kubernetes `yaml:"kubernetes,omitempty"`
 	// The way from the load balancer's address to the agents; for the substrate `kind` only.
@@ -71,6 +74,8 @@ type Node struct {
 	EK NodeEK `yaml:"ek,omitempty"`
 	// What is special about this node's agent.
 	Agent NodeAgent `yaml:"agent,omitempty"`
+	// What this node gets in place of the lab's payload.
+	Payload NodePayload `yaml:"payload,omitempty"`
 	// Labels of the node's Kubernetes object; for the substrate `kind` only.
 	Labels map[string]string `yaml:"labels,omitempty"`
 	// Folders of this machine that the node sees; for the substrate `kind` only.

@@ -9,6 +9,7 @@
 //	    tpm_cert_store/     the CA certificates which Keylime's tenant trusts
 //	    tpm/<node>/         the state of one simulated TPM
 //	    agent/<node>/       the keys of one agent
+//	    payload/            what Keylime delivers to nodes, as it was read when the lab was last brought up
 //	    pki/, keylime/      the services' certificates, configuration and databases
 //
 // Folders are 0700: private keys are in there.
@@ -167,6 +168,8 @@ func (d Dir) StrangerCA() string       { return filepath.Join(d.Path, "stranger"
 func (d Dir) CertStore() string        { return filepath.Join(d.Path, "tpm_cert_store") }
 func (d Dir) TPM(node string) string   { return filepath.Join(d.Path, "tpm", node) }
 func (d Dir) Agent(node string) string { return filepath.Join(d.Path, "agent", node) }
+func (d Dir) Payloads() string         { return filepath.Join(d.Path, "payload") }
+func (d Dir) Payload(n string) string  { return filepath.Join(d.Payloads(), n) }
 func (d Dir) PKI() string              { return filepath.Join(d.Path, "pki") }
 func (d Dir) Keylime() string          { return filepath.Join(d.Path, "keylime") }
 

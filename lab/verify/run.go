@@ -18,6 +18,7 @@ const (
 	pointSeparation   = "3 separation"
 	pointRouting      = "4 routing"
 	pointLiveness     = "5 liveness"
+	pointPayload      = "6 payload"
 )
 
 // Options are the time limits of verify.
@@ -87,6 +88,7 @@ func Run(ctx context.Context, t Target, o Options) report.Result {
 	result.Checks = append(result.Checks, v.separation(ctx)...)
 	result.Checks = append(result.Checks, runChecks(ctx, v.routing())...)
 	result.Checks = append(result.Checks, <-live...)
+	result.Checks = append(result.Checks, runChecks(ctx, v.payloads())...)
 	result.Duration = time.Since(result.Started)
 	return result
 }

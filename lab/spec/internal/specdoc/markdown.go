@@ -34,9 +34,10 @@ lab.yaml:7:12: nodes[1].tpm.ekAlgorithm: "rsa4096" is not one of rsa2048, ecc-p2
 
 // sections are the parts of the reference, in order: the path, and the definition's name in the schema.
 var sections = []struct{ path, def string }{
-	{"", ""}, {"nodes[]", "Node"}, {"nodes[].tpm", "NodeTPM"}, {"nodes[].ek", "NodeEK"}, {"nodes[].agent", "NodeAgent"}, {"nodes[].mounts[]", "Mount"},
+	{"", ""}, {"nodes[]", "Node"}, {"nodes[].tpm", "NodeTPM"}, {"nodes[].ek", "NodeEK"}, {"nodes[].agent", "NodeAgent"},
+	{"nodes[].payload", "NodePayload"}, {"nodes[].mounts[]", "Mount"},
 	{"tpm", "TPM"}, {"ekCA", "EKCA"}, {"networks", "Networks"}, {"networks.services", "Network"}, {"networks.cluster", "ClusterNetwork"},
-	{"networks.allow[]", "Flow"}, {"keylime", "Keylime"}, {"agent", "Agent"}, {"kubernetes", "Kubernetes"},
+	{"networks.allow[]", "Flow"}, {"keylime", "Keylime"}, {"agent", "Agent"}, {"payload", "Payload"}, {"kubernetes", "Kubernetes"},
 	{"ingress", "Ingress"}, {"images", "Images"}, {"timeouts", "Timeouts"},
 }
 
@@ -97,6 +98,7 @@ var anchors = map[string]string{
 	"TPM": "tpm", "EKCA": "ekca", "Networks": "networks", "Keylime": "keylime", "Agent": "agent", "Timeouts": "timeouts",
 	"Kubernetes": "kubernetes", "Ingress": "ingress", "Images": "images",
 	"NodeTPM": "nodestpm", "NodeEK": "nodesek", "NodeAgent": "nodesagent", "Network": "networksservices", "ClusterNetwork": "networkscluster",
+	"Payload": "payload", "NodePayload": "nodespayload",
 	"Flow": "networksallow", "Mount": "nodesmounts",
 }
 
