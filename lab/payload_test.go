@@ -129,10 +129,22 @@ func TestPayload(t *testing.T) {
 		if done, err := l.Act(t.Context(), control.Action{Kind: control.ActionReboot, Node: "none"}); err != nil || strings.Contains(done, "payload") {
 			t.Fatalf("reboot of a node without a payload: %q, %v", done, err)
 		}
-		// Keylime's verifier hands its half of the key out with the first quote that it has asked for, so once more when it is told to ask again; the tenant's half,
-		// and the payload, come with an enrolment alone.
+		missing := func() {
+			t.Helper()
+			wantError(t, verify(t, l, append(stranger, "payload-delivered a")...), "payload-delivered a", "nothing is there", "`keylab node enrol a`")
+		}
+		missing()
+		// One that was given up and is asked again gets the verifier's half of the key once more; the tenant's half, and the payload, come with an enrolment alone.
+		halves := logged(t, l, "a", "/keys/vkey")
+		act(t, l, control.ActionStop, "a")
+		uuid := node(t, l, "a").UUID
+		await(t, "the verifier to give a up", func() bool { return logged(t, l, "verifier", "Agent "+uuid+" failed, stopping polling") > 0 })
+		act(t, l, control.ActionStart, "a")
 		act(t, l, control.ActionReactivate, "a")
-		wantError(t, verify(t, l, append(stranger, "payload-delivered a")...), "payload-delivered a", "nothing is there", "`keylab node enrol a`")
+		if got := logged(t, l, "a", "/keys/vkey"); got != halves+1 {
+			t.Errorf("the verifier has sent its half of the key %d times, and %d times before it was told to ask again", got, halves)
+		}
+		missing()
 		act(t, l, control.ActionEnrol, "a")
 		verify(t, l, stranger...)
 	})
@@ -165,6 +177,16 @@ func TestPayload(t *testing.T) {
 			t.Errorf("the payload of the last run is still there: %v", err)
 		}
 	})
+}
+
+// logged counts the lines of a component's log that hold a text.
+func logged(t *testing.T, l *lab.Lab, component, text string) int {
+	t.Helper()
+	data, err := os.ReadFile(l.Dir().Log(component))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Count(data, []byte(text))
 }
 
 func quoted(s string) string { return `"` + strings.ReplaceAll(s, "\n", `\n`) + `"` }
