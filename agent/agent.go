@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -37,6 +38,7 @@ type Agent struct {
 
 	halves   keyHalves
 	payloads payloadWorker
+	notifier atomic.Pointer[x509.Certificate] // by which notices are checked
 	book     accessBook
 	serving  struct {
 		sync.Mutex

@@ -114,6 +114,10 @@ type Config struct {
 	// a network namespace. Default: cmd.Start.
 	StartScript func(*exec.Cmd) error
 
+	// OnRevocation receives each of the verifier's notices, checked or not, in the
+	// request that brought it. It must not keep the caller long.
+	OnRevocation func(Revocation)
+
 	// IMAList opens the IMA measurement list (ASCII). Nil: no list is sent.
 	IMAList func() (io.ReadCloser, error)
 	// MeasuredBootLog returns the binary UEFI event log, sent with quotes that

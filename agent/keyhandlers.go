@@ -145,30 +145,6 @@ func (a *Agent) verifyKey(r *request) answer {
 	}{hex.EncodeToString(hmacSHA384(key, challenge))})
 }
 
-// Revocation is a verifier's notice that an agent failed attestation, as it came
-// in. Its signature is the reader's to check.
-type Revocation struct {
-	Message   string `json:"msg"`       // JSON text
-	Signature string `json:"signature"` // base64, over Message, by the verifier's revocation key
-}
-
-// revocation takes a notice; the last ones can be read with Revocations.
-func (a *Agent) revocation(r *request) answer {
-	var body struct {
-		Message   *string `json:"msg"`
-		Signature *string `json:"signature"`
-	}
-	if problem := readJSON(r, &body); problem != nil {
-		return *problem
-	}
-	if body.Message == nil || body.Signature == nil {
-		return badRequest("Json deserialize error: missing field `msg` or `signature`")
-	}
-	a.book.revocation(Revocation{*body.Message, *body.Signature})
-	a.log.Info("revocation notice")
-	return success(nil)
-}
-
 // readJSON decodes a body under the Rust agent's conditions: a JSON content type
 // and at most maxBody bytes. It returns what to answer if they are not met.
 func readJSON(r *request, into any) (problem *answer) {

@@ -41,6 +41,7 @@ func (a *Agent) runPayload(ctx context.Context, key, payload []byte) {
 		return
 	}
 	a.log.Info("payload stored", "folder", dir, "bytes", len(payload))
+	defer a.loadNotifier(dir)
 	if !a.cfg.ExtractPayload {
 		return
 	}
@@ -158,9 +159,6 @@ type payloadWorker struct {
 func (w *payloadWorker) add(work func(context.Context)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed {
-		return
-	}
 	w.queue = append(w.queue, work)
 	if w.running {
 		return
@@ -214,10 +212,10 @@ type StoredPayload struct {
 }
 
 // FindPayload looks at what has arrived in an agent's SecureDir; nil when nothing
-// has. Its content is hashed, and goes nowhere.
-func FindPayload(secureDir string) (*StoredPayload, error) {
-	dir := filepath.Join(secureDir, PayloadDir)
-	f, err := os.Open(filepath.Join(dir, PayloadFile))
+// has. The file is PayloadFile, or one in an archive that was unpacked. Its content is
+// hashed, and goes nowhere.
+func FindPayload(secureDir, file string) (*StoredPayload, error) {
+	f, err := os.Open(filepath.Join(secureDir, PayloadDir, file))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

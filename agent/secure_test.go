@@ -96,8 +96,8 @@ func wantMode(t testing.TB, path string, mode fs.FileMode) {
 // A payload is put where the Rust agent puts it, with its key, for the user alone; the next one takes its place. An archive is left as it is unless
 // unpacking is asked for.
 func TestPayloadIsStored(t *testing.T) {
-	f, dir, _ := secure(t, nil)
-	if found, err := FindPayload(dir); found != nil || err != nil {
+	f, dir, log := secure(t, nil)
+	if found, err := FindPayload(dir, PayloadFile); found != nil || err != nil {
 		t.Errorf("before anything came: %+v, %v", found, err)
 	}
 	archive := zipOf(t, "autorun.sh", "touch ran")
@@ -119,9 +119,14 @@ func TestPayloadIsStored(t *testing.T) {
 	}
 
 	sum := sha256.Sum256([]byte("second"))
-	found, err := FindPayload(dir)
+	found, err := FindPayload(dir, PayloadFile)
 	if err != nil || found.SHA256 != hex.EncodeToString(sum[:]) || found.Size != 6 || !found.Private {
 		t.Errorf("found %+v, %v", found, err)
+	}
+	f.deliverTo(t, []byte("third")) // after which whatever was done with the first is over
+	awaitFile(t, file, "third")
+	if strings.Contains(log.String(), "unpacking") {
+		t.Errorf("payloads were unpacked:\n%s", log)
 	}
 	var disk unix.Statfs_t
 	if err := unix.Statfs(dir, &disk); err != nil || found.Tmpfs != (disk.Type == unix.TMPFS_MAGIC) {

@@ -71,6 +71,7 @@ type running interface {
 	Fault(ctx context.Context, f control.Fault) (string, error)
 	Act(ctx context.Context, a control.Action) (string, error)
 	Tenant(ctx context.Context) (control.Command, error)
+	Notices(ctx context.Context) ([]control.Notice, error)
 }
 
 // Open names a lab. It need not exist.

@@ -78,13 +78,11 @@ func writePayloads(dir state.Dir, payloads map[string][]byte) error {
 	if err := os.RemoveAll(dir.Payloads()); err != nil {
 		return fmt.Errorf("delete the payloads of the lab's last run: %w", err)
 	}
-	if len(payloads) == 0 {
-		return nil
-	}
-	if err := os.MkdirAll(dir.Payloads(), 0o700); err != nil {
-		return fmt.Errorf("make the payloads' folder: %w", err)
-	}
 	for name, data := range payloads {
+		// Each has a folder of its own, which Keylime's tenant can include in a package.
+		if err := os.MkdirAll(filepath.Dir(dir.Payload(name)), 0o700); err != nil {
+			return fmt.Errorf("make the payload's folder: %w", err)
+		}
 		if err := atomicfile.Write(dir.Payload(name), data, 0o600); err != nil {
 			return err
 		}
@@ -97,7 +95,7 @@ func withPayloadFiles(s Spec, p plan.Plan) Spec {
 	used := func(name string) bool {
 		return slices.ContainsFunc(p.Nodes, func(n plan.Node) bool { return n.Payload != nil && n.Payload.Name == name })
 	}
-	file := func(name string) string { return filepath.Join(filepath.Base(state.Dir{}.Payloads()), name) }
+	file := func(name string) string { return state.Dir{}.Payload(name) } // below the folder of lab.yaml
 	if s.Payload.Inline = ""; used(plan.SharedPayload) {
 		s.Payload.File = file(plan.SharedPayload)
 	} else {

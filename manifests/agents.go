@@ -62,7 +62,7 @@ func (l Lab) agentConfig(n Node) string {
 		"keylime_dir = " + quoted(dataDir),
 		"tpm_encryption_alg = " + quoted(encryptionAlgorithm(n.EKAlgorithm)),
 		"tpm_signing_alg = " + quoted(n.AKAlgorithm),
-		"extract_payload_zip = " + strconv.FormatBool(n.Autorun),
+		"extract_payload_zip = " + strconv.FormatBool(n.Unpack || n.Autorun),
 		"payload_script = " + quoted(n.payloadScript()),
 		`run_as = ""`,
 		"enable_revocation_notifications = false",

@@ -20,6 +20,8 @@ type Lab interface {
 	Network(ctx context.Context) (Network, error)
 	Fault(ctx context.Context, f Fault) (string, error)
 	Act(ctx context.Context, a Action) (string, error)
+	// Notices are the verifier's notices so far, the first one first.
+	Notices(ctx context.Context) ([]Notice, error)
 	// Tenant is Keylime's own command line in the lab.
 	Tenant(ctx context.Context) (Command, error)
 	// Down starts the orderly end of the lab and returns at once.
@@ -34,6 +36,7 @@ func NewServer(lab Lab) *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", answer(func(r *http.Request) (any, error) { return lab.Status(r.Context()) }))
 	mux.HandleFunc("GET /v1/network", answer(func(r *http.Request) (any, error) { return lab.Network(r.Context()) }))
+	mux.HandleFunc("GET /v1/notices", answer(func(r *http.Request) (any, error) { return lab.Notices(r.Context()) }))
 	mux.HandleFunc("GET /v1/tenant", answer(func(r *http.Request) (any, error) { return lab.Tenant(r.Context()) }))
 	mux.HandleFunc("POST /v1/verify", answer(func(r *http.Request) (any, error) { return lab.Verify(r.Context()) }))
 	mux.HandleFunc("POST /v1/fault", order(lab.Fault))

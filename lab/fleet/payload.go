@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"keylab.dev/keylab/agent"
 	"keylab.dev/keylab/keylime"
@@ -15,12 +16,37 @@ import (
 )
 
 // Request is what the tenant is asked to do with a node: to enrol it, and to encrypt its payload for it.
-func Request(dir state.Dir, n plan.Node, uuid string) keylime.Request {
+func Request(dir state.Dir, p plan.Plan, n plan.Node, uuid string) keylime.Request {
 	r := keylime.Request{UUID: uuid}
+	file := ""
 	if n.Payload != nil {
-		r.PayloadFile = dir.Payload(n.Payload.Name)
+		file = dir.Payload(n.Payload.Name)
+	}
+	if !p.PayloadPackaged() {
+		r.PayloadFile = file
+		return r
+	}
+	r.CertDir = dir.Revocation()
+	if file != "" {
+		r.IncludeDir = filepath.Dir(file)
 	}
 	return r
+}
+
+// EnrolAtOnce is how many enrolments may run at the same time, 0 for the usual number: Keylime's tenant does not lock the store of its authority.
+func EnrolAtOnce(p plan.Plan) int {
+	if p.PayloadPackaged() {
+		return 1
+	}
+	return 0
+}
+
+// PayloadFile is the name of a node's payload in its agent's folder.
+func PayloadFile(dir state.Dir, p plan.Plan) string {
+	if p.PayloadPackaged() {
+		return filepath.Base(dir.Payload(""))
+	}
+	return agent.PayloadFile
 }
 
 // Payload compares what was meant for a node with what was found in its agent's secure folder, nil when nothing was.

@@ -21,7 +21,7 @@ func (l *Lab) payload(ctx context.Context, n plan.Node) (verify.Payload, error) 
 		return verify.Payload{}, err
 	}
 	dir := path.Join("/var/lib/kubelet/pods", string(pod.UID), "volumes/kubernetes.io~empty-dir/secure")
-	out, err := l.execOutput(ctx, n.KubernetesName, keylabPath, "in-container", "payload", dir)
+	out, err := l.execOutput(ctx, n.KubernetesName, keylabPath, "in-container", "payload", dir, fleet.PayloadFile(l.dir, l.planned))
 	if err != nil {
 		return verify.Payload{}, err
 	}

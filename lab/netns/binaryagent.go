@@ -41,7 +41,7 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		"REGISTRAR_IP": k.Registrar.Addr().String(), "REGISTRAR_PORT": strconv.Itoa(int(k.Registrar.Port())),
 		"TRUSTED_CLIENT_CA": n.s.configured.PKI.CACertFile(), "SERVER_CERT": cert, "SERVER_KEY": key,
 		"TPM_ENCRYPTION_ALG": encryptionAlgorithm(n.TPM.EKAlgorithm), "TPM_SIGNING_ALG": n.Agent.AKAlgorithm,
-		"EXTRACT_PAYLOAD_ZIP": strconv.FormatBool(n.autorun()), "PAYLOAD_SCRIPT": n.script(),
+		"EXTRACT_PAYLOAD_ZIP": strconv.FormatBool(n.extract()), "PAYLOAD_SCRIPT": n.script(),
 		"RUN_AS": "", "ENABLE_REVOCATION_NOTIFICATIONS": "false", "ENABLE_IAK_IDEVID": "false",
 	}
 	env := append(os.Environ(), "TCTI="+TCTI, "RUST_LOG=info")

@@ -48,13 +48,14 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 		Dial:           ns.DialContext,
 		Listener:       l,
 		SecureDir:      n.secureDir(),
-		ExtractPayload: n.autorun(),
+		ExtractPayload: n.extract(),
 		PayloadScript:  n.script(),
 		StartScript: func(cmd *exec.Cmd) error {
 			sandbox.On(cmd, n.s.plan.Lab, n.Name)
 			return cmd.Start()
 		},
-		Logger: log,
+		Logger:       log,
+		OnRevocation: func(r agent.Revocation) { n.s.addNotice(n.Name, r) },
 		OnAccess: func(x agent.Access) {
 			log.Info("request", "remote", x.Remote, "method", x.Method, "path", x.Path, "nonce", x.Nonce, "status", x.Status, "name", x.ServerName)
 		},

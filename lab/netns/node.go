@@ -202,7 +202,7 @@ func (n *node) enrol(ctx context.Context) error {
 	if err := n.awaitClock(ctx); err != nil {
 		return err
 	}
-	result, err := fleet.Enrol(ctx, n.s.tenant, n.s.tenantLog, fleet.Request(n.s.dir, n.Node, n.uuid))
+	result, err := fleet.Enrol(ctx, n.s.tenant, n.s.tenantLog, fleet.Request(n.s.dir, n.s.plan, n.Node, n.uuid))
 	if err != nil {
 		return err
 	}

@@ -61,19 +61,21 @@ func (n *node) unmountSecure() error {
 
 // payload is what was meant for the node, and what is in its memory.
 func (n *node) payload(context.Context) (verify.Payload, error) {
-	found, err := agent.FindPayload(n.secureDir())
+	found, err := agent.FindPayload(n.secureDir(), fleet.PayloadFile(n.s.dir, n.s.plan))
 	if err != nil {
 		return verify.Payload{}, err
 	}
 	return fleet.Payload(n.s.dir, n.Node, found)
 }
 
-// autorun tells whether the node's agent unpacks and runs its payload.
-func (n *node) autorun() bool { return n.Payload != nil && n.Payload.Autorun }
+// extract is the agent's option extract_payload_zip.
+func (n *node) extract() bool {
+	return n.s.plan.PayloadPackaged() || n.Payload != nil && n.Payload.Autorun
+}
 
 // script is the agent's option payload_script: "" runs nothing.
 func (n *node) script() string {
-	if n.autorun() {
+	if n.Payload != nil && n.Payload.Autorun {
 		return plan.PayloadScript
 	}
 	return ""

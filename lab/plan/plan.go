@@ -164,6 +164,7 @@ type Keylime struct {
 	Verifier         netip.AddrPort               `json:"verifier" yaml:"verifier"`
 	Ingress          netip.AddrPort               `json:"ingress" yaml:"ingress"`
 	Certificates     []Certificate                `json:"certificates" yaml:"certificates"`
+	Revocation       *Revocation                  `json:"revocation,omitempty" yaml:"revocation,omitempty"` // nil: nobody is told
 	Options          map[string]map[string]string `json:"options,omitempty" yaml:"options,omitempty"`
 }
 

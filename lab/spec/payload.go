@@ -7,12 +7,12 @@ import (
 
 // MaxPayload is the largest payload, in bytes. Encrypted and in base64 it must fit into Keylime's max_payload_size of 1 MiB (tenant.conf), and unpacked
 // beside the archive into the agent's secure_size of 1 MiB (rust-keylime, keylime-agent.conf).
-const MaxPayload = 512 << 10
+const MaxPayload = 480 << 10
 
 // Payload is what Keylime's tenant encrypts for an agent, which can decrypt it once the verifier has had a first good quote and has handed out its half of
 // the key. With no field set there is none.
 type Payload struct {
-	// The payload's file: an absolute path, or one relative to this file. At most 512 KiB.
+	// The payload's file: an absolute path, or one relative to this file. At most 480 KiB.
 	File string `yaml:"file,omitempty" jsonschema:"maxLength=4096"`
 	// The payload itself, as text, in place of a file.
 	Inline string `yaml:"inline,omitempty" jsonschema:"content,maxLength=65536"`
@@ -22,7 +22,7 @@ type Payload struct {
 
 // NodePayload is what one node gets in place of the lab's [Payload]; with no field set it gets the lab's.
 type NodePayload struct {
-	// The payload's file: an absolute path, or one relative to this file. At most 512 KiB.
+	// The payload's file: an absolute path, or one relative to this file. At most 480 KiB.
 	File string `yaml:"file,omitempty" jsonschema:"maxLength=4096"`
 	// The payload itself, as text, in place of a file.
 	Inline string `yaml:"inline,omitempty" jsonschema:"content,maxLength=65536"`
@@ -37,13 +37,10 @@ func (p Payload) Exists() bool { return p != Payload{} }
 
 // over is what a node gets, and whether it is the lab's.
 func (n NodePayload) over(lab Payload) (Payload, bool) {
-	switch {
-	case n.None:
-		return Payload{}, false
-	case n == NodePayload{}:
+	if n == (NodePayload{}) {
 		return lab, lab.Exists()
 	}
-	return n.payload(), false
+	return n.payload(), false // which is empty where None is set
 }
 
 func (n NodePayload) payload() Payload { return Payload{n.File, n.Inline, n.Autorun} }

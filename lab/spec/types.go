@@ -205,6 +205,8 @@ type Keylime struct {
 	VerifierWorkers int `yaml:"verifierWorkers,omitempty" jsonschema:"minimum=1,maximum=64,default=1"`
 	// The registrar's worker processes.
 	RegistrarWorkers int `yaml:"registrarWorkers,omitempty" jsonschema:"minimum=1,maximum=64,default=1"`
+	// Whom the verifier tells of an agent that it no longer trusts. Left out: nobody.
+	Revocation Revocation `yaml:"revocation,omitempty"`
 	// Options for Keylime's own configuration files, as `component: {option: value}`; a component is registrar, verifier, tenant,
 	// ca or logging. They are put in last.
 	Options map[string]map[string]string `yaml:"options,omitempty"`

@@ -61,6 +61,7 @@ func (s Spec) findings() []finding {
 	c.agents()
 	c.akFollowsEK()
 	c.payloads()
+	c.revocation()
 	c.substrate()
 	if s.Networks.Domain == defaultDomain(s.Name) && slices.ContainsFunc(c.found, func(f finding) bool { return f.path == "name" }) {
 		c.found = slices.DeleteFunc(c.found, func(f finding) bool { return f.path == "networks.domain" }) // an echo of the name

@@ -10,6 +10,7 @@
 //	    tpm/<node>/         the state of one simulated TPM
 //	    agent/<node>/       the keys of one agent
 //	    payload/            what Keylime delivers to nodes, as it was read when the lab was last brought up
+//	    revocation/         the CA of Keylime's tenant for packages with the revocation certificate
 //	    pki/, keylime/      the services' certificates, configuration and databases
 //
 // Folders are 0700: private keys are in there.
@@ -169,7 +170,8 @@ func (d Dir) CertStore() string        { return filepath.Join(d.Path, "tpm_cert_
 func (d Dir) TPM(node string) string   { return filepath.Join(d.Path, "tpm", node) }
 func (d Dir) Agent(node string) string { return filepath.Join(d.Path, "agent", node) }
 func (d Dir) Payloads() string         { return filepath.Join(d.Path, "payload") }
-func (d Dir) Payload(n string) string  { return filepath.Join(d.Payloads(), n) }
+func (d Dir) Payload(n string) string  { return filepath.Join(d.Payloads(), n, "payload") }
+func (d Dir) Revocation() string       { return filepath.Join(d.Path, "revocation") }
 func (d Dir) PKI() string              { return filepath.Join(d.Path, "pki") }
 func (d Dir) Keylime() string          { return filepath.Join(d.Path, "keylime") }
 

@@ -68,11 +68,10 @@ func play(ctx context.Context, role string, args []string) error {
 		}
 		return tpmrole.Connect(ctx, arg, os.Stdin, os.Stdout)
 	case "payload":
-		dir, err := one()
-		if err != nil {
-			return err
+		if len(args) != 2 {
+			return fmt.Errorf("needs a folder and a file, not %d arguments", len(args))
 		}
-		found, err := agent.FindPayload(dir)
+		found, err := agent.FindPayload(args[0], args[1])
 		if err != nil {
 			return err
 		}

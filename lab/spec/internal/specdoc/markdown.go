@@ -37,7 +37,8 @@ var sections = []struct{ path, def string }{
 	{"", ""}, {"nodes[]", "Node"}, {"nodes[].tpm", "NodeTPM"}, {"nodes[].ek", "NodeEK"}, {"nodes[].agent", "NodeAgent"},
 	{"nodes[].payload", "NodePayload"}, {"nodes[].mounts[]", "Mount"},
 	{"tpm", "TPM"}, {"ekCA", "EKCA"}, {"networks", "Networks"}, {"networks.services", "Network"}, {"networks.cluster", "ClusterNetwork"},
-	{"networks.allow[]", "Flow"}, {"keylime", "Keylime"}, {"agent", "Agent"}, {"payload", "Payload"}, {"kubernetes", "Kubernetes"},
+	{"networks.allow[]", "Flow"}, {"keylime", "Keylime"}, {"keylime.revocation", "Revocation"},
+	{"agent", "Agent"}, {"payload", "Payload"}, {"kubernetes", "Kubernetes"},
 	{"ingress", "Ingress"}, {"images", "Images"}, {"timeouts", "Timeouts"},
 }
 
@@ -98,7 +99,7 @@ var anchors = map[string]string{
 	"TPM": "tpm", "EKCA": "ekca", "Networks": "networks", "Keylime": "keylime", "Agent": "agent", "Timeouts": "timeouts",
 	"Kubernetes": "kubernetes", "Ingress": "ingress", "Images": "images",
 	"NodeTPM": "nodestpm", "NodeEK": "nodesek", "NodeAgent": "nodesagent", "Network": "networksservices", "ClusterNetwork": "networkscluster",
-	"Payload": "payload", "NodePayload": "nodespayload",
+	"Payload": "payload", "NodePayload": "nodespayload", "Revocation": "keylimerevocation",
 	"Flow": "networksallow", "Mount": "nodesmounts",
 }
 
