@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -35,9 +36,11 @@ type Agent struct {
 	boundValue    []byte // what PCR 16 holds then
 	server        *tls.Certificate
 
-	halves  keyHalves
-	book    accessBook
-	serving struct {
+	halves   keyHalves
+	payloads payloadWorker
+	notifier atomic.Pointer[x509.Certificate] // by which notices are checked
+	book     accessBook
+	serving  struct {
 		sync.Mutex
 		stop   context.CancelFunc
 		done   chan struct{}
@@ -202,5 +205,6 @@ func (a *Agent) Close() error {
 		stop()
 		<-done
 	}
+	a.payloads.close()
 	return a.device.close()
 }

@@ -10,6 +10,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -101,6 +103,21 @@ type Config struct {
 	// that completed it. It must not keep the caller long.
 	OnPayload func(payload []byte)
 
+	// SecureDir is where a decrypted payload is put, as the Rust agent does: below
+	// it in PayloadDir, 0600. It should be on a tmpfs. Empty: nowhere.
+	SecureDir string
+	// ExtractPayload unpacks a payload, which must be a zip archive, beside itself,
+	// and then runs PayloadScript, the name of a program in it; "" runs nothing.
+	ExtractPayload bool
+	PayloadScript  string
+	// StartScript starts the payload's script where the agent's machine is, e.g. in
+	// a network namespace. Default: cmd.Start.
+	StartScript func(*exec.Cmd) error
+
+	// OnRevocation receives each of the verifier's notices, checked or not, in the
+	// request that brought it. It must not keep the caller long.
+	OnRevocation func(Revocation)
+
 	// IMAList opens the IMA measurement list (ASCII). Nil: no list is sent.
 	IMAList func() (io.ReadCloser, error)
 	// MeasuredBootLog returns the binary UEFI event log, sent with quotes that
@@ -153,6 +170,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext
 	}
+	if c.StartScript == nil {
+		c.StartScript = (*exec.Cmd).Start
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -191,6 +211,9 @@ func (c Config) withDefaults() (Config, error) {
 		if err := checkHostname(name); err != nil {
 			problems = append(problems, err)
 		}
+	}
+	if c.PayloadScript != "" && !filepath.IsLocal(c.PayloadScript) {
+		report("PayloadScript %q is not a path inside of the payload", c.PayloadScript)
 	}
 	if c.PayloadKey != nil && c.PayloadKey.N.BitLen() != 2048 {
 		report("PayloadKey has %d bits: Keylime encrypts payload keys to RSA-2048 only", c.PayloadKey.N.BitLen())

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"crypto/rsa"
 	"crypto/sha1"
 	"crypto/sha512"
@@ -117,6 +118,9 @@ func (a *Agent) deliver(key, payload []byte) {
 	if a.cfg.OnPayload != nil {
 		a.cfg.OnPayload(plain)
 	}
+	if a.cfg.SecureDir != "" {
+		a.payloads.add(func(ctx context.Context) { a.runPayload(ctx, key, plain) })
+	}
 }
 
 // verifyKey proves that the agent has the payload key (GET /keys/verify).
@@ -139,30 +143,6 @@ func (a *Agent) verifyKey(r *request) answer {
 	return success(struct {
 		HMAC string `json:"hmac"`
 	}{hex.EncodeToString(hmacSHA384(key, challenge))})
-}
-
-// Revocation is a verifier's notice that an agent failed attestation, as it came
-// in. Its signature is the reader's to check.
-type Revocation struct {
-	Message   string `json:"msg"`       // JSON text
-	Signature string `json:"signature"` // base64, over Message, by the verifier's revocation key
-}
-
-// revocation takes a notice; the last ones can be read with Revocations.
-func (a *Agent) revocation(r *request) answer {
-	var body struct {
-		Message   *string `json:"msg"`
-		Signature *string `json:"signature"`
-	}
-	if problem := readJSON(r, &body); problem != nil {
-		return *problem
-	}
-	if body.Message == nil || body.Signature == nil {
-		return badRequest("Json deserialize error: missing field `msg` or `signature`")
-	}
-	a.book.revocation(Revocation{*body.Message, *body.Signature})
-	a.log.Info("revocation notice")
-	return success(nil)
 }
 
 // readJSON decodes a body under the Rust agent's conditions: a JSON content type

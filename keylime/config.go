@@ -65,6 +65,10 @@ type Config struct {
 	// RevocationNotifiers says whom the verifier tells of a failed agent: "agent", "zeromq", "webhook". Default nobody: Keylime's own
 	// default, "agent", makes one failure a request to every other agent.
 	RevocationNotifiers []string
+	WebhookURL          string // where the notifier "webhook" posts to: https, with a certificate of the PKI's authority
+
+	// CAPassword locks the store of the authority that the tenant makes for `--cert`; default Keylime's own, which the tenant would ask for.
+	CAPassword string
 
 	VerifierWorkers  int // processes; default 1: the quickest start; one serves about ten polls at a time. At most one for each CPU is used.
 	RegistrarWorkers int // default 1
@@ -157,12 +161,12 @@ var newerOptions = map[string]bool{"max_workers": true, "shutdown_drain_timeout"
 // settings are the options that differ from Keylime's defaults, by component.
 func (c Config) settings() map[string]map[string]string {
 	pki := c.PKI.path
-	ca := pyList([]string{pki(fileCACert)})
+	trusted := pyList([]string{pki(fileCACert)})
 	verifier := map[string]string{
 		"ip": c.VerifierIP, "port": strconv.Itoa(c.VerifierPort),
 		"registrar_ip": c.RegistrarIP, "registrar_port": strconv.Itoa(c.RegistrarTLSPort),
-		"tls_dir": c.PKI.Dir, "server_cert": fileVerifierCert, "server_key": fileVerifierKey, "trusted_client_ca": ca,
-		"client_cert": filePollerCert, "client_key": filePollerKey, "trusted_server_ca": ca,
+		"tls_dir": c.PKI.Dir, "server_cert": fileVerifierCert, "server_key": fileVerifierKey, "trusted_client_ca": trusted,
+		"client_cert": filePollerCert, "client_key": filePollerKey, "trusted_server_ca": trusted,
 		"quote_interval": seconds(c.QuoteInterval), "retry_interval": seconds(c.RetryInterval),
 		"exponential_backoff": "False", "max_retries": strconv.Itoa(c.MaxRetries), "max_workers": strconv.Itoa(c.VerifierWorkers),
 		"num_workers": strconv.Itoa(c.VerifierWorkers), // what versions before 7.14 heed
@@ -171,18 +175,21 @@ func (c Config) settings() map[string]map[string]string {
 		"session_create_rate_limit_per_ip": "100000",
 		"shutdown_drain_timeout":           "2",
 	}
+	if c.WebhookURL != "" {
+		verifier["revocations.webhook_url"] = c.WebhookURL
+	}
 	if c.Mode != Pull { // versions before 7.14 have no other, nor the option
 		verifier["mode"] = c.Mode
 	}
 	registrar := map[string]string{
 		"ip": c.RegistrarIP, "port": strconv.Itoa(c.RegistrarPort), "tls_port": strconv.Itoa(c.RegistrarTLSPort),
-		"tls_dir": c.PKI.Dir, "server_cert": fileRegistrarCert, "server_key": fileRegistrarKey, "trusted_client_ca": ca,
+		"tls_dir": c.PKI.Dir, "server_cert": fileRegistrarCert, "server_key": fileRegistrarKey, "trusted_client_ca": trusted,
 		"max_workers": strconv.Itoa(c.RegistrarWorkers),
 	}
 	tenant := map[string]string{
 		"verifier_ip": c.VerifierIP, "verifier_port": strconv.Itoa(c.VerifierPort),
 		"registrar_ip": c.RegistrarIP, "registrar_port": strconv.Itoa(c.RegistrarTLSPort),
-		"tls_dir": c.PKI.Dir, "client_cert": fileTenantCert, "client_key": fileTenantKey, "trusted_server_ca": ca,
+		"tls_dir": c.PKI.Dir, "client_cert": fileTenantCert, "client_key": fileTenantKey, "trusted_server_ca": trusted,
 		"tpm_cert_store": c.TPMCertStore, "require_ek_cert": pyBool(!c.SkipEKCert), "ek_check_script": c.EKCheckScript,
 		// Deleting an agent while a quote is under way takes one wait, hence a short one; together they allow ten seconds.
 		"exponential_backoff": "False", "retry_interval": "0.25", "max_retries": "40", "request_timeout": "15",
@@ -193,7 +200,11 @@ func (c Config) settings() map[string]map[string]string {
 			tenant[option] = pyList(algs)
 		}
 	}
-	return map[string]map[string]string{"verifier": verifier, "registrar": registrar, "tenant": tenant}
+	ca := map[string]string{}
+	if c.CAPassword != "" {
+		ca["password"] = c.CAPassword
+	}
+	return map[string]map[string]string{"verifier": verifier, "registrar": registrar, "tenant": tenant, "ca": ca}
 }
 
 // Configured is a written configuration: what to run, and how to talk to it.

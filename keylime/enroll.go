@@ -28,6 +28,8 @@ type Request struct {
 	MBPolicyFile      string // --mb-policy
 	MBPolicyName      string // --mb-policy-name
 	PayloadFile       string // -f: delivered to the agent, encrypted
+	CertDir           string // --cert: deliver a package with a certificate for the agent, and the one of the verifier's notices; made there by Keylime
+	IncludeDir        string // --include: put this folder's files into the package
 	VerifyPayload     bool   // --verify: wait until the agent proves that it has derived the payload's key
 
 	Extra []string // more arguments of keylime_tenant
@@ -38,7 +40,7 @@ func (r Request) args(command string) []string {
 	for _, o := range []struct{ flag, value string }{
 		{"-t", r.AgentIP}, {"--cv_targethost", r.CVAgentIP}, {"-v", r.VerifierIP}, {"--tpm_policy", r.TPMPolicy},
 		{"--runtime-policy", r.RuntimePolicyFile}, {"--runtime-policy-name", r.RuntimePolicyName},
-		{"--mb-policy", r.MBPolicyFile}, {"--mb-policy-name", r.MBPolicyName}, {"-f", r.PayloadFile},
+		{"--mb-policy", r.MBPolicyFile}, {"--mb-policy-name", r.MBPolicyName}, {"-f", r.PayloadFile}, {"--cert", r.CertDir}, {"--include", r.IncludeDir},
 	} {
 		if o.value != "" {
 			args = append(args, o.flag, o.value)
@@ -93,7 +95,7 @@ var (
 	complaint   = regexp.MustCompile(`(?m)^(?:[-\d]+ [:.\d]+ - )?\S+ - (?:WARNING|ERROR|CRITICAL) - (.*)$`)
 	storeMatch  = regexp.MustCompile(`(?m)^keylime\.cert_utils - DEBUG - Cert to verify matched cert: (.*)$`)
 	usageError  = regexp.MustCompile(`(?m)^keylime_tenant: error: (.*)$`)
-	boringWords = []string{"configuration upgrade templates path", "Please use \"keylime_upgrade_config"}
+	boringWords = []string{"configuration upgrade templates path", "Please use \"keylime_upgrade_config", "CA directory does not exist. Creating"}
 )
 
 func newResult(args []string, r scriptReply) *Result {

@@ -72,6 +72,7 @@ type running interface {
 	Act(ctx context.Context, a control.Action) (string, error)
 	Measure(ctx context.Context, m control.Measurement) (control.Measured, error)
 	Tenant(ctx context.Context) (control.Command, error)
+	Notices(ctx context.Context) ([]control.Notice, error)
 }
 
 // Open names a lab. It need not exist.

@@ -57,6 +57,10 @@ func Up(ctx context.Context, s Spec, o UpOptions) (*Lab, error) {
 	if err := supported(p); err != nil {
 		return nil, err
 	}
+	payloads, err := readPayloads(s, p)
+	if err != nil {
+		return nil, err
+	}
 	dir, err := state.For(p.Lab)
 	if err != nil {
 		return nil, err
@@ -89,7 +93,7 @@ func Up(ctx context.Context, s Spec, o UpOptions) (*Lab, error) {
 	}
 	first := !dir.Made()
 	l := at(dir)
-	err = prepare(dir, s, p)
+	err = prepare(dir, s, p, payloads)
 	switch {
 	case err != nil:
 	case p.Kubernetes != nil:
@@ -149,14 +153,17 @@ func supported(p plan.Plan) error {
 }
 
 // prepare writes the lab's folder. Logs are those of one run.
-func prepare(dir state.Dir, s Spec, p plan.Plan) error {
+func prepare(dir state.Dir, s Spec, p plan.Plan, payloads map[string][]byte) error {
 	if err := os.RemoveAll(dir.Logs()); err != nil {
 		return fmt.Errorf("delete the logs of the lab's last run: %w", err)
 	}
 	if err := dir.Create(); err != nil {
 		return err
 	}
-	written, err := spec.Marshal(s)
+	if err := writePayloads(dir, payloads); err != nil {
+		return err
+	}
+	written, err := spec.Marshal(withPayloadFiles(s, p))
 	if err != nil {
 		return err
 	}

@@ -65,11 +65,21 @@ func (l Lab) agentConfig(n Node) string {
 		"keylime_dir = " + quoted(dataDir),
 		"tpm_encryption_alg = " + quoted(encryptionAlgorithm(n.EKAlgorithm)),
 		"tpm_signing_alg = " + quoted(n.AKAlgorithm),
+		"extract_payload_zip = " + strconv.FormatBool(n.Unpack || n.Autorun),
+		"payload_script = " + quoted(n.payloadScript()),
 		`run_as = ""`,
 		"enable_revocation_notifications = false",
 		"enable_iak_idevid = false",
 	}
 	return strings.Join(lines, "\n") + "\n"
+}
+
+// payloadScript is what the agent runs of its payload; "" for nothing.
+func (n Node) payloadScript() string {
+	if n.Autorun {
+		return "autorun.sh"
+	}
+	return ""
 }
 
 // encryptionAlgorithm is the Rust agent's word for the EK's algorithm.

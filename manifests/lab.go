@@ -38,6 +38,8 @@ type Node struct {
 	ServerCert     []byte // PEM
 	ServerKey      []byte // PEM
 	Agent          Agent
+	Unpack         bool // the agent unpacks its payload
+	Autorun        bool // the agent unpacks its payload and runs the script in it
 }
 
 // Agent is the program that is a node's agent.

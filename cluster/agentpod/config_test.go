@@ -71,6 +71,11 @@ exponential_backoff_max_retries = 5
 	if got.ContactPort != 443 {
 		t.Errorf("the contact port is %d", got.ContactPort)
 	}
+	check("the secure folder", got.SecureDir, "/var/lib/agent/secure")
+	check("the payload's script", got.PayloadScript, "autorun.sh") // the Rust agent's default
+	if !got.ExtractPayload {
+		t.Error("payloads are not unpacked, as the Rust agent does by default")
+	}
 	if got.ServerCertificate != nil || got.ClientCAs == nil {
 		t.Errorf("server certificate %v, client CAs %v", got.ServerCertificate, got.ClientCAs)
 	}
@@ -78,6 +83,7 @@ exponential_backoff_max_retries = 5
 	got, address, err = configure(environment(t, file, map[string]string{
 		"KEYLIME_AGENT_UUID": "hash_ek", "KEYLIME_AGENT_PORT": "9010", "KEYLIME_AGENT_TPM_ENCRYPTION_ALG": "rsa",
 		"KEYLIME_AGENT_TPM_SIGNING_ALG": "rsassa", "KEYLIME_AGENT_REGISTRAR_IP": "fd00::1",
+		"KEYLIME_AGENT_EXTRACT_PAYLOAD_ZIP": "false", "KEYLIME_AGENT_PAYLOAD_SCRIPT": "",
 	}), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -86,6 +92,10 @@ exponential_backoff_max_retries = 5
 	check("the UUID by environment", got.UUID, agent.UUIDHashEK)
 	check("the EK by environment", got.EKAlgorithm, agent.EKRSA2048)
 	check("the AK by environment", got.AKAlgorithm, agent.AKRSASSA)
+	check("the payload's script by environment", got.PayloadScript, "")
+	if got.ExtractPayload {
+		t.Error("payloads are unpacked, although they are not to be")
+	}
 	check("the registrar by environment", got.Registrar, "[fd00::1]:8890")
 
 	// All may be in the environment.
@@ -111,6 +121,7 @@ registrar_port = 0
 tpm_encryption_alg = "ecc521"
 tpm_signing_alg = "ecschnorr"
 tpm_hash_alg = "md5"
+extract_payload_zip = "maybe"
 trusted_client_ca = "`+empty+`"
 server_cert = "/none.pem"
 `, map[string]string{EnvTPM: ""}), nil)
@@ -120,7 +131,7 @@ server_cert = "/none.pem"
 	for _, want := range []string{
 		`option port: "70000"`, `option contact_port: "many"`, `option registrar_port: "0"`, `tpm_encryption_alg: this agent has no "ecc521"`,
 		`tpm_signing_alg: this agent has no "ecschnorr"`, `tpm_hash_alg: this agent has no "md5"`, "trusted_client_ca: " + empty + " holds no certificate",
-		"server_cert", EnvTPM + " is not set",
+		`option extract_payload_zip: strconv.ParseBool: parsing "maybe"`, "server_cert", EnvTPM + " is not set",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in:\n%v", want, err)

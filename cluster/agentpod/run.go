@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"github.com/google/go-tpm/tpm2/transport"
@@ -75,6 +76,14 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 	note(err)
 	hash, err := o.oneOf("tpm_hash_alg", "sha256", map[string]string{"sha256": "sha256", "sha384": "sha384", "sha512": "sha512", "sha1": "sha1"})
 	note(err)
+	extract, err := strconv.ParseBool(o.text("extract_payload_zip", "true"))
+	if err != nil {
+		note(fmt.Errorf("option extract_payload_zip: %w", err))
+	}
+	script, given := o["payload_script"] // "" is none, not the default
+	if !given {
+		script = "autorun.sh"
+	}
 	cas, err := clientCAs(o.text("trusted_client_ca", ""))
 	note(err)
 	server, err := serverCertificate(o.text("server_cert", ""), o.text("server_key", ""))
@@ -91,6 +100,8 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 		OpenTPM:     func(ctx context.Context) (transport.TPMCloser, error) { return tpmsim.Dial(ctx, socket) },
 		EKAlgorithm: ek, AKAlgorithm: ak, HashAlgorithm: hash,
 		StateDir:       o.text("keylime_dir", "/var/lib/keylime"),
+		SecureDir:      filepath.Join(o.text("keylime_dir", "/var/lib/keylime"), "secure"),
+		ExtractPayload: extract, PayloadScript: script,
 		ContactAddress: o.text("contact_ip", "127.0.0.1"), ContactPort: contactPort,
 		ServerCertificate: server, ClientCAs: cas,
 		Registrar: net.JoinHostPort(o.text("registrar_ip", "127.0.0.1"), strconv.Itoa(registrarPort)),

@@ -26,10 +26,10 @@ func newNode(s streams) *cobra.Command {
 and what an operator of Keylime does about it:
 
   reactivate   have the verifier ask a node again that it had given up
-  enrol        have the verifier forget the node, and the tenant enrol it anew
+  enrol        have the verifier forget the node, and the tenant enrol it anew; its payload, if there is one, is delivered again
 
-The TPM and the agent keep their keys over all but replace-tpm. keylab returns when it is done: after start when the agent is registered and
-reachable, after reactivate and enrol when the verifier had a good quote.`,
+The TPM and the agent keep their keys over all but replace-tpm; a payload goes with the machine's memory. keylab returns when it is done:
+after start when the agent is registered and reachable, after reactivate and enrol when the verifier had a good quote.`,
 		Example: `  keylab node reboot node-1
   keylab node replace-tpm node-2 && keylab node enrol node-2`,
 		ValidArgs: control.Actions,

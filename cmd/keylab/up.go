@@ -219,7 +219,7 @@ func readSpec(stdin io.Reader, file string) (lab.Spec, error) {
 			return labSpec, err
 		}
 	}
-	return labSpec, nil
+	return labSpec, labSpec.ResolvePayloads(file)
 }
 
 // maxSpec is far above what 500 nodes with every option need, in bytes.

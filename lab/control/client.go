@@ -71,6 +71,12 @@ func (c *Client) Tenant(ctx context.Context) (cmd Command, err error) {
 	return cmd, err
 }
 
+// Notices asks for the verifier's notices so far.
+func (c *Client) Notices(ctx context.Context) (list []Notice, err error) {
+	err = c.call(ctx, "GET", "notices", nil, &list)
+	return list, err
+}
+
 // Verify has the lab prove its claims.
 func (c *Client) Verify(ctx context.Context) (r report.Result, err error) {
 	err = c.call(ctx, "POST", "verify", nil, &r)

@@ -21,6 +21,8 @@ type Lab interface {
 	Fault(ctx context.Context, f Fault) (string, error)
 	Act(ctx context.Context, a Action) (string, error)
 	Measure(ctx context.Context, m Measurement) (Measured, error)
+	// Notices are the verifier's notices so far, the first one first.
+	Notices(ctx context.Context) ([]Notice, error)
 	// Tenant is Keylime's own command line in the lab.
 	Tenant(ctx context.Context) (Command, error)
 	// Down starts the orderly end of the lab and returns at once.
@@ -35,6 +37,7 @@ func NewServer(lab Lab) *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", answer(func(r *http.Request) (any, error) { return lab.Status(r.Context()) }))
 	mux.HandleFunc("GET /v1/network", answer(func(r *http.Request) (any, error) { return lab.Network(r.Context()) }))
+	mux.HandleFunc("GET /v1/notices", answer(func(r *http.Request) (any, error) { return lab.Notices(r.Context()) }))
 	mux.HandleFunc("GET /v1/tenant", answer(func(r *http.Request) (any, error) { return lab.Tenant(r.Context()) }))
 	mux.HandleFunc("POST /v1/verify", answer(func(r *http.Request) (any, error) { return lab.Verify(r.Context()) }))
 	mux.HandleFunc("POST /v1/fault", order(lab.Fault))

@@ -68,6 +68,22 @@ const (
 	EventEnded = "ended"
 )
 
+// Notice is what the verifier told somebody of an agent that it no longer trusts.
+type Notice struct {
+	Received time.Time `json:"received"`
+	Receiver string    `json:"receiver"`           // "webhook", or the node whose agent was told
+	Agent    string    `json:"agent"`              // UUID of the agent that it is about
+	Node     string    `json:"node,omitempty"`     // its node; none of the lab's: ""
+	Type     string    `json:"type"`               // revocation or comm_error, in Keylime's words
+	Event    string    `json:"event"`              // Keylime's event id
+	Severity string    `json:"severity,omitempty"` // in Keylime's words
+	Signed   bool      `json:"signed"`             // the signature is there, and is the verifier's
+	Problem  string    `json:"problem,omitempty"`  // why it is not
+}
+
+// ReceiverWebhook is the Receiver of notices that came to the lab's own receiver.
+const ReceiverWebhook = "webhook"
+
 // Network is the answer of `keylab net`.
 type Network struct {
 	netlab.Inspection

@@ -20,6 +20,8 @@ type Machines[N any] interface {
 	PowerOn(ctx context.Context, n N) error
 	// NewTPM puts another TPM, with a certificate of the lab's EK CA, into a node that is off.
 	NewTPM(ctx context.Context, n N) error
+	// Delivered tells whether the node had a payload, which it keeps in its memory alone.
+	Delivered(n N) bool
 	// GivenUp tells whether the verifier has given a node up.
 	GivenUp(ctx context.Context, n N) (bool, error)
 	// Reactivate has the verifier ask again for quotes of nodes that it had given up, and waits for the next good one of each.
@@ -46,6 +48,7 @@ func act[N any](ctx context.Context, m Machines[N], n N, a control.Action) (stri
 	if err != nil {
 		return "", err
 	}
+	enrol := "keylab node enrol " + a.Node
 	switch a.Kind {
 	case control.ActionStop:
 		if !on {
@@ -56,7 +59,7 @@ func act[N any](ctx context.Context, m Machines[N], n N, a control.Action) (stri
 		if on {
 			return "it runs already", nil
 		}
-		return powerOn(ctx, m, n, "it runs, and its agent has registered again", "keylab node reactivate "+a.Node)
+		return powerOn(ctx, m, n, "it runs, and its agent has registered again", "keylab node reactivate "+a.Node, enrol)
 	case control.ActionReboot, control.ActionCrash:
 		orderly := a.Kind == control.ActionReboot
 		if !on {
@@ -66,10 +69,10 @@ func act[N any](ctx context.Context, m Machines[N], n N, a control.Action) (stri
 			return "", err
 		}
 		if orderly {
-			return powerOn(ctx, m, n, "it was rebooted: its PCRs are reset, and its TPM's clock goes on", "keylab node reactivate "+a.Node)
+			return powerOn(ctx, m, n, "it was rebooted: its PCRs are reset, and its TPM's clock goes on", "keylab node reactivate "+a.Node, enrol)
 		}
 		return powerOn(ctx, m, n, "it lost its power and runs again: its TPM's clock went back to what it last saved, which Keylime's verifier does not forgive in the pull model",
-			"keylab node enrol "+a.Node)
+			enrol, enrol)
 	case control.ActionReplaceTPM:
 		if on {
 			if err := m.PowerOff(ctx, n, true); err != nil {
@@ -96,9 +99,12 @@ func act[N any](ctx context.Context, m Machines[N], n N, a control.Action) (stri
 }
 
 // powerOn starts a node, and says which command helps where the verifier did not wait for it.
-func powerOn[N any](ctx context.Context, m Machines[N], n N, done, remedy string) (string, error) {
+func powerOn[N any](ctx context.Context, m Machines[N], n N, done, remedy, enrol string) (string, error) {
 	if err := m.PowerOn(ctx, n); err != nil {
 		return "", err
+	}
+	if m.Delivered(n) {
+		done += fmt.Sprintf("; its payload went with its memory: `%s` has it delivered again", enrol)
 	}
 	if up, err := m.GivenUp(ctx, n); err != nil || !up {
 		return done, err

@@ -31,6 +31,11 @@ func Configure(ctx context.Context, dir state.Dir, p plan.Plan, installation *ke
 	if err != nil {
 		return nil, err
 	}
+	if p.PayloadPackaged() {
+		if err := os.MkdirAll(dir.Revocation(), 0o700); err != nil {
+			return nil, fmt.Errorf("make the folder of the tenant's authority: %w", err)
+		}
+	}
 	if err := os.RemoveAll(dir.Keylime()); err != nil {
 		return nil, fmt.Errorf("delete the services' state of the last run: %w", err)
 	}
@@ -48,7 +53,9 @@ func Reopen(dir state.Dir, p plan.Plan, installation *keylime.Installation) (*ke
 
 func configuration(dir state.Dir, p plan.Plan, pki *keylime.PKI, installation *keylime.Installation) keylime.Config {
 	k := p.Keylime
+	notifiers, webhook := notifiers(k.Revocation)
 	return keylime.Config{
+		RevocationNotifiers: notifiers, WebhookURL: webhook, CAPassword: packagePassword,
 		Dir: dir.Keylime(), PKI: pki, Installation: installation,
 		RegistrarIP: k.Registrar.Addr().String(), RegistrarPort: int(k.Registrar.Port()), RegistrarTLSPort: int(k.RegistrarTLS.Port()),
 		VerifierIP: k.Verifier.Addr().String(), VerifierPort: int(k.Verifier.Port()),
@@ -58,6 +65,23 @@ func configuration(dir state.Dir, p plan.Plan, pki *keylime.PKI, installation *k
 		VerifierWorkers:   k.VerifierWorkers, RegistrarWorkers: k.RegistrarWorkers,
 		Overrides: k.Options,
 	}
+}
+
+// packagePassword locks a store beside which Keylime writes the same keys without one: it protects nothing.
+const packagePassword = "keylab"
+
+// notifiers are whom the verifier tells of an agent that it no longer trusts, in Keylime's words.
+func notifiers(r *plan.Revocation) (names []string, webhook string) {
+	if r == nil {
+		return nil, ""
+	}
+	if r.Agent {
+		names = append(names, "agent")
+	}
+	if r.Webhook != nil {
+		names, webhook = append(names, "webhook"), "https://"+r.Webhook.String()+"/revocations"
+	}
+	return names, webhook
 }
 
 // signingAlgorithms are those of the plan's AKs, beside Keylime's own defaults, which lack ECDSA.

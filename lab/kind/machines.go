@@ -10,7 +10,6 @@ import (
 	"github.com/docker/docker/api/types/network"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
@@ -165,6 +164,11 @@ func (m machines) NewTPM(ctx context.Context, n plan.Node) error {
 	return nil
 }
 
+func (m machines) Delivered(n plan.Node) bool {
+	e := m.l.node(n.Name).Enrolled
+	return n.Payload != nil && e.Done && e.OK
+}
+
 func (m machines) GivenUp(ctx context.Context, n plan.Node) (bool, error) {
 	v, err := m.l.verifier()
 	if err != nil {
@@ -207,7 +211,7 @@ func (m machines) EnrolAgain(ctx context.Context, n plan.Node) error {
 		return err
 	}
 	defer func() { _ = tenant.Close(context.WithoutCancel(ctx)) }() // its work is done
-	e, err := fleet.Enrol(ctx, tenant, log, keylime.Request{UUID: known.UUID})
+	e, err := fleet.Enrol(ctx, tenant, log, fleet.Request(l.dir, l.planned, n, known.UUID))
 	if err != nil {
 		return err
 	}
@@ -221,7 +225,7 @@ func (m machines) EnrolAgain(ctx context.Context, n plan.Node) error {
 	if err != nil || !e.OK {
 		return err
 	}
-	return fleet.AwaitAttested(ctx, v, n.Name, known.UUID)
+	return l.awaitTrusted(ctx, v, n, known.UUID)
 }
 
 // findNode knows the lab's nodes by name.

@@ -139,6 +139,12 @@ func (l *Lab) startTenant(ctx context.Context) error {
 		return err
 	}
 	p.bind(configured.Dir, configured.Dir, true) // the enroller's script will be in there
+	if l.planned.HasPayload() {
+		p.bind(l.dir.Payloads(), l.dir.Payloads(), true)
+	}
+	if l.planned.PayloadPackaged() {
+		p.bind(l.dir.Revocation(), l.dir.Revocation(), false)
+	}
 	if err := l.start(ctx, p); err != nil {
 		return err
 	}
@@ -152,7 +158,7 @@ func (l *Lab) startEnroller(ctx context.Context, log io.Writer) (*keylime.Enroll
 		return nil, err
 	}
 	return keylime.StartEnroller(ctx, configured, keylime.EnrollerOptions{
-		Stderr: log,
+		Stderr: log, Parallel: fleet.EnrolAtOnce(l.planned),
 		Start: func(cmd *exec.Cmd) error {
 			l.dockerExec(cmd, l.resource(plan.Tenant), []string{"-i"})
 			return cmd.Start()

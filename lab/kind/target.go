@@ -124,10 +124,12 @@ func (t *target) Nodes() []verify.Node {
 			defer cancel()
 			return t.l.arrived(ctx, n, t.pods[n.KubernetesName])
 		}
+		v.FindPayload = func(ctx context.Context) (verify.Payload, error) { return t.l.payload(ctx, n) }
 		if f := t.faults[n.Name]; f != nil {
 			v.Fault = f.State + ": " + f.Detail
 			if f.State == fleet.StateOff { // its log cannot be read, nor can it have answered
 				v.Served = func(string) (int, error) { return 0, nil }
+				v.FindPayload = func(context.Context) (verify.Payload, error) { return fleet.Payload(t.l.dir, n, nil) }
 			}
 		}
 		nodes[i] = v

@@ -10,13 +10,10 @@ import (
 	"maps"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/fleet"
@@ -31,17 +28,10 @@ type binaryAgent struct {
 }
 
 // startBinaryAgent prepares what the Rust agent needs and starts it: a server certificate with its hostname (it cannot
-// make one for a name itself), a tmpfs at <dir>/secure (which it could not mount without privilege), and its
-// configuration in the environment.
+// make one for a name itself), the tmpfs at <dir>/secure (which it could not mount without privilege), and its
+// configuration in the environment. What it writes is for its user alone.
 func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 	dir := n.s.dir.Agent(n.Name)
-	secure := filepath.Join(dir, "secure")
-	if err := os.MkdirAll(secure, 0o700); err != nil {
-		return nil, fmt.Errorf("make the agent's folder: %w", err)
-	}
-	if err := unix.Mount("secure", secure, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700,size=1m"); err != nil {
-		return nil, fmt.Errorf("mount a tmpfs at %s: %w", secure, err)
-	}
 	pair, cert, key, err := fleet.ServerCertificate(dir, n.hostname)
 	if err != nil {
 		return nil, err
@@ -53,6 +43,7 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		"REGISTRAR_IP": k.Registrar.Addr().String(), "REGISTRAR_PORT": strconv.Itoa(int(k.Registrar.Port())),
 		"TRUSTED_CLIENT_CA": n.s.configured.PKI.CACertFile(), "SERVER_CERT": cert, "SERVER_KEY": key,
 		"TPM_ENCRYPTION_ALG": encryptionAlgorithm(n.TPM.EKAlgorithm), "TPM_SIGNING_ALG": n.Agent.AKAlgorithm,
+		"EXTRACT_PAYLOAD_ZIP": strconv.FormatBool(n.extract()), "PAYLOAD_SCRIPT": n.script(),
 		"RUN_AS": "", "ENABLE_REVOCATION_NOTIFICATIONS": "false", "ENABLE_IAK_IDEVID": "false",
 	}
 	log := "info"
@@ -66,7 +57,8 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		env = append(env, "KEYLIME_AGENT_"+name+"="+options[name])
 	}
-	p, err := startProcess(n.s.plan.Lab, n.Name, keylime.Command{Name: "agent of " + n.Name, Argv: []string{n.Agent.Path}, Env: env, Dir: dir}, n.s.dir.Log(n.Name))
+	command := keylime.Command{Name: "agent of " + n.Name, Argv: []string{"sh", "-c", `umask 077 && exec "$0"`, n.Agent.Path}, Env: env, Dir: dir}
+	p, err := startProcess(n.s.plan.Lab, n.Name, command, n.s.dir.Log(n.Name))
 	if err != nil {
 		return nil, err
 	}
@@ -142,9 +134,5 @@ func (b *binaryAgent) ended() error {
 }
 
 func (b *binaryAgent) stop(ctx context.Context) error {
-	err := b.p.stop(ctx)
-	if e := unix.Unmount(filepath.Join(b.n.s.dir.Agent(b.n.Name), "secure"), unix.MNT_DETACH); e != nil && err == nil {
-		err = fmt.Errorf("unmount the agent's tmpfs: %w", e)
-	}
-	return err
+	return b.p.stop(ctx)
 }

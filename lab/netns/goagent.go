@@ -5,12 +5,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"os/exec"
 	"sync"
 
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"keylab.dev/keylab/agent"
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/netns/sandbox"
 	"keylab.dev/keylab/lab/plan"
 )
 
@@ -45,7 +47,15 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 		ClientCAs:      clientCAs(n.s.configured.PKI),
 		Dial:           ns.DialContext,
 		Listener:       l,
-		Logger:         log,
+		SecureDir:      n.secureDir(),
+		ExtractPayload: n.extract(),
+		PayloadScript:  n.script(),
+		StartScript: func(cmd *exec.Cmd) error {
+			sandbox.On(cmd, n.s.plan.Lab, n.Name)
+			return cmd.Start()
+		},
+		Logger:       log,
+		OnRevocation: func(r agent.Revocation) { n.s.addNotice(n.Name, r) },
 		OnAccess: func(x agent.Access) {
 			log.Info("request", "remote", x.Remote, "method", x.Method, "path", x.Path, "nonce", x.Nonce, "status", x.Status, "name", x.ServerName)
 		},

@@ -55,7 +55,7 @@ func (m machines) PowerOff(ctx context.Context, n *node, orderly bool) error {
 			return err
 		}
 	}
-	if err := errors.Join(n.stopAgent(ctx), n.stopTPM(ctx)); err != nil {
+	if err := errors.Join(n.stopAgent(ctx), n.stopTPM(ctx), n.unmountSecure()); err != nil {
 		return err
 	}
 	n.mu.Lock()
@@ -95,6 +95,8 @@ func (m machines) NewTPM(_ context.Context, n *node) error {
 	n.mu.Unlock()
 	return fleet.CountReplacement(m.s.dir, n.Node)
 }
+
+func (m machines) Delivered(n *node) bool { return n.Payload != nil && !n.refused() }
 
 func (m machines) GivenUp(ctx context.Context, n *node) (bool, error) {
 	uuid, _ := n.identityNow()

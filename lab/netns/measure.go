@@ -40,7 +40,7 @@ func (n *node) boot(ctx context.Context) error {
 
 // request is what the tenant is asked for to have the node enrolled.
 func (n *node) request() (keylime.Request, error) {
-	r := keylime.Request{UUID: n.uuid}
+	r := fleet.Request(n.s.dir, n.s.plan, n.Node, n.uuid)
 	return r, fleet.AddPolicies(&r, n.s.dir, n.Node, n.measured)
 }
 

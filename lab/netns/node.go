@@ -55,6 +55,7 @@ type node struct {
 	enrolled verify.Enrolment
 	measured *measure.Node // nil before the first boot
 	booted   time.Time     // when the machine was started last
+	secure   bool          // its tmpfs is mounted
 	off      bool          // the machine is switched off
 	former   []string      // UUIDs of TPMs that were replaced, which the verifier may still know
 
@@ -143,6 +144,9 @@ func (n *node) startAgent(ctx context.Context) error {
 		n.mu.Lock()
 		n.arrivals = arrivals
 		n.mu.Unlock()
+	}
+	if err := n.mountSecure(); err != nil {
+		return err
 	}
 	var a nodeAgent
 	var err error
@@ -262,5 +266,8 @@ func (n *node) awaitAttested(ctx context.Context) error {
 	if n.refused() {
 		return nil
 	}
-	return fleet.AwaitAttested(ctx, n.s.verifier, n.Name, n.uuid)
+	if err := fleet.AwaitAttested(ctx, n.s.verifier, n.Name, n.uuid); err != nil {
+		return err
+	}
+	return fleet.AwaitPayload(ctx, n.Name, n.payload)
 }

@@ -47,6 +47,9 @@ func (s *supervisor) startRegistrar(ctx context.Context) error {
 }
 
 func (s *supervisor) startVerifier(ctx context.Context) error {
+	if err := s.startReceiver(); err != nil {
+		return err
+	}
 	return s.startService(ctx, plan.Verifier, s.configured.Verifier())
 }
 

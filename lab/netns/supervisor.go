@@ -51,6 +51,7 @@ type supervisor struct {
 	tenantLog  io.Writer
 	open       []io.Closer // log files
 	unbridge   func() error
+	notices    notices
 
 	verifying sync.Mutex    // one verify at a time: they count packets
 	crypto    chan struct{} // slots for steps that cost processor time

@@ -48,7 +48,7 @@ var errNoAgent = errors.New("no agent was started")
 func (n *node) facts() verify.Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	v := verify.Node{Node: n.Node, UUID: n.uuid, Hostname: n.hostname, Enrolled: n.enrolled, TPM: n.readTPM}
+	v := verify.Node{Node: n.Node, UUID: n.uuid, Hostname: n.hostname, Enrolled: n.enrolled, TPM: n.readTPM, FindPayload: n.payload}
 	if n.measured != nil {
 		v.PCRs = n.measured.PCRs
 	}

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/netns/sandbox"
 	"keylab.dev/keylab/lab/plan"
 )
@@ -17,7 +18,7 @@ func (s *supervisor) startTenant(context.Context) error {
 		return err
 	}
 	e, err := keylime.StartEnroller(context.Background(), s.configured, keylime.EnrollerOptions{
-		Stderr: log,
+		Stderr: log, Parallel: fleet.EnrolAtOnce(s.plan),
 		Start: func(cmd *exec.Cmd) error {
 			sandbox.On(cmd, s.plan.Lab, plan.Tenant)
 			return cmd.Start()

@@ -54,6 +54,7 @@ func Make(s spec.Spec) (Plan, error) {
 		Verifier:     netip.AddrPortFrom(offset(services, offsetVerifier), VerifierPort),
 		Ingress:      netip.AddrPortFrom(ingress, IngressPort),
 		Certificates: certificates(s.Name, registrar, offset(services, offsetVerifier)),
+		Revocation:   planRevocation(s.Keylime.Revocation, offset(services, offsetTenant)),
 		Options:      s.Keylime.Options,
 	}
 

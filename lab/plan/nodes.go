@@ -31,6 +31,7 @@ func effectiveNodes(s spec.Spec) []Node {
 		if !n.EK.NotAfter.IsZero() {
 			node.EK.NotAfter = &n.EK.NotAfter
 		}
+		node.Payload = planPayload(n)
 		node.Labels = n.Labels
 		planMeasurements(&node, n)
 		for _, m := range n.Mounts {

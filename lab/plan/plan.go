@@ -166,6 +166,7 @@ type Keylime struct {
 	Verifier         netip.AddrPort               `json:"verifier" yaml:"verifier"`
 	Ingress          netip.AddrPort               `json:"ingress" yaml:"ingress"`
 	Certificates     []Certificate                `json:"certificates" yaml:"certificates"`
+	Revocation       *Revocation                  `json:"revocation,omitempty" yaml:"revocation,omitempty"` // nil: nobody is told
 	Options          map[string]map[string]string `json:"options,omitempty" yaml:"options,omitempty"`
 }
 
@@ -193,6 +194,8 @@ type Node struct {
 	// What the node measures; nil: nothing.
 	IMA          *IMA          `json:"ima,omitempty" yaml:"ima,omitempty"`
 	MeasuredBoot *MeasuredBoot `json:"measured_boot,omitempty" yaml:"measured_boot,omitempty"`
+	// Payload is what Keylime delivers to the agent; nil: nothing.
+	Payload *Payload `json:"payload,omitempty" yaml:"payload,omitempty"`
 }
 
 // Mount is a file or folder of the machine that a node sees.

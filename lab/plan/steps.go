@@ -54,10 +54,18 @@ func steps(p Plan) []Step {
 			Step{NodeStep(StepTPM, n.Name), []string{StepEKCA}, n.TPM.Backend + " TPM with an " + n.TPM.EKAlgorithm + " EK and its certificate"},
 			Step{NodeStep(StepAgent, n.Name), []string{NodeStep(StepTPM, n.Name), StepIngress, StepRegistrar}, n.Agent.Kind + " agent, registered"},
 			Step{NodeStep(StepEnrol, n.Name), append([]string{NodeStep(StepAgent, n.Name)}, enrolAfter...), "EK certificate checked and agent handed to the verifier"},
-			Step{NodeStep(StepAttest, n.Name), []string{NodeStep(StepEnrol, n.Name)}, "first successful attestation"},
+			Step{NodeStep(StepAttest, n.Name), []string{NodeStep(StepEnrol, n.Name)}, aboutAttest(n)},
 		)
 	}
 	return list
+}
+
+// aboutAttest says what the step that ends a node's way waits for.
+func aboutAttest(n Node) string {
+	if n.Payload != nil {
+		return "first successful attestation, and then the payload"
+	}
+	return "first successful attestation"
 }
 
 // kindSteps are the steps where the nodes are those of a Kubernetes cluster: services and TPMs are made while the cluster starts.
@@ -89,7 +97,7 @@ func kindSteps(p Plan) []Step {
 		list = append(list,
 			Step{NodeStep(StepAgent, n.Name), []string{StepAgents, StepNodes, StepRegistrar}, n.Agent.Kind + " agent in a pod, registered"},
 			Step{NodeStep(StepEnrol, n.Name), []string{NodeStep(StepAgent, n.Name), StepIngress, StepLoadBalancer, StepTenant, StepVerifier}, "EK certificate checked and agent handed to the verifier"},
-			Step{NodeStep(StepAttest, n.Name), []string{NodeStep(StepEnrol, n.Name)}, "first successful attestation"},
+			Step{NodeStep(StepAttest, n.Name), []string{NodeStep(StepEnrol, n.Name)}, aboutAttest(n)},
 		)
 	}
 	return list

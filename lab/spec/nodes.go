@@ -56,6 +56,9 @@ type EffectiveNode struct {
 	// IMA and MeasuredBoot hold for the node only if they are on.
 	IMA          IMA
 	MeasuredBoot MeasuredBoot
+	// Payload is empty for a node that gets none. SharedPayload says that it is the lab's.
+	Payload       Payload
+	SharedPayload bool
 	// Labels and Mounts are for the substrate kind.
 	Labels map[string]string
 	Mounts []Mount
@@ -84,6 +87,7 @@ func (s Spec) EffectiveNodes() []EffectiveNode {
 		}
 		fillIn(reflect.ValueOf(&e.EK).Elem())
 		e.IMA, e.MeasuredBoot = s.IMA.effective(n.IMA), s.MeasuredBoot.effective(n.MeasuredBoot)
+		e.Payload, e.SharedPayload = n.Payload.over(s.Payload)
 		out[i] = e
 	}
 	return out

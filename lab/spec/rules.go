@@ -29,6 +29,7 @@ type rules struct {
 	maxLength int // in characters; 0 for no limit
 	maxItems  int
 	anyScalar bool // numbers and truth values are read as the text that they are in the file
+	content   bool // any text, of several lines too, that no message may repeat
 }
 
 var (
@@ -95,6 +96,8 @@ func parseRules(tag string) rules {
 			r.maxLength, _ = strconv.Atoi(value)
 		case "maxItems":
 			r.maxItems, _ = strconv.Atoi(value)
+		case "content":
+			r.content = true
 		}
 	}
 	return r
@@ -118,6 +121,12 @@ func (r rules) rangeText() string {
 
 // checkString returns what is wrong with s, and what is allowed; "" when nothing is.
 func (r rules) checkString(s string) (message, allowed string) {
+	if r.content {
+		if n := len([]rune(s)); n > r.maxLength {
+			return fmt.Sprintf("is %d characters long; at most %d are allowed", n, r.maxLength), fmt.Sprintf("at most %d characters", r.maxLength)
+		}
+		return "", ""
+	}
 	if i := strings.IndexFunc(s, func(c rune) bool { return c < 0x20 || c >= 0x7f && c < 0xa0 }); i >= 0 {
 		return fmt.Sprintf("%s holds a control character", quote(s)), ""
 	}

@@ -88,6 +88,10 @@ func (d *decoder) scalar(n, use *yaml.Node, v reflect.Value, path string, r rule
 		v.SetInt(int64(i))
 
 	case v.Kind() == reflect.String:
+		if tag != "!!str" && r.content {
+			fail("needs text: put it in quotes", r.words(v.Type()))
+			return
+		}
 		if tag != "!!str" && !r.anyScalar {
 			fail(fmt.Sprintf("needs text, not %s: put it in quotes, as in %q", describe(n), n.Value), r.words(v.Type()))
 			return

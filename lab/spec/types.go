@@ -21,6 +21,7 @@ const MaxNodes = 500
 //	jsonschema:"default=x"       the fixed default, put in by SetDefaults
 //	jsonschema:"minimum=1"       the range of a number; of a Duration too, as in minimum=100ms
 //	jsonschema:"pattern=^x$"     a regular expression that a string must match (no commas), and maxLength=N
+//	jsonschema:"content"         a text of any lines, which no message repeats
 
 // Spec describes one lab.
 type Spec struct {
@@ -48,6 +49,8 @@ type Spec struct {
 	IMA IMA `yaml:"ima,omitempty"`
 	// What the nodes' firmware measures: measured boot. Not for the substrate `kind` yet.
 	MeasuredBoot MeasuredBoot `yaml:"measuredBoot,omitempty"`
+	// What Keylime delivers, encrypted, to every node whose first quote was good. Left out: nothing.
+	Payload Payload `yaml:"payload,omitempty"`
 	// The Kubernetes cluster; for the substrate `kind` only.
 	Kubernetes Kubernetes `yaml:"kubernetes,omitempty"`
 	// The way from the load balancer's address to the agents; for the substrate `kind` only.
@@ -79,6 +82,8 @@ type Node struct {
 	IMA NodeIMA `yaml:"ima,omitempty"`
 	// What is special about this node's measured boot.
 	MeasuredBoot NodeMeasuredBoot `yaml:"measuredBoot,omitempty"`
+	// What this node gets in place of the lab's payload.
+	Payload NodePayload `yaml:"payload,omitempty"`
 	// Labels of the node's Kubernetes object; for the substrate `kind` only.
 	Labels map[string]string `yaml:"labels,omitempty"`
 	// Folders of this machine that the node sees; for the substrate `kind` only.
@@ -208,6 +213,8 @@ type Keylime struct {
 	VerifierWorkers int `yaml:"verifierWorkers,omitempty" jsonschema:"minimum=1,maximum=64,default=1"`
 	// The registrar's worker processes.
 	RegistrarWorkers int `yaml:"registrarWorkers,omitempty" jsonschema:"minimum=1,maximum=64,default=1"`
+	// Whom the verifier tells of an agent that it no longer trusts. Left out: nobody.
+	Revocation Revocation `yaml:"revocation,omitempty"`
 	// Options for Keylime's own configuration files, as `component: {option: value}`; a component is registrar, verifier, tenant,
 	// ca or logging. They are put in last.
 	Options map[string]map[string]string `yaml:"options,omitempty"`

@@ -61,6 +61,8 @@ func (s Spec) findings() []finding {
 	c.agents()
 	c.akFollowsEK()
 	c.measurements()
+	c.payloads()
+	c.revocation()
 	c.substrate()
 	c.push()
 	if s.Networks.Domain == defaultDomain(s.Name) && slices.ContainsFunc(c.found, func(f finding) bool { return f.path == "name" }) {

@@ -11,6 +11,8 @@
 //	    agent/<node>/       the keys of one agent
 //	    measured/<node>/    the IMA list and the boot log of one node
 //	    policies/           by which the verifier judges them
+//	    payload/            what Keylime delivers to nodes, as it was read when the lab was last brought up
+//	    revocation/         the CA of Keylime's tenant for packages with the revocation certificate
 //	    pki/, keylime/      the services' certificates, configuration and databases
 //
 // Folders are 0700: private keys are in there.
@@ -173,6 +175,9 @@ func (d Dir) Measured(node string) string { return filepath.Join(d.Path, "measur
 func (d Dir) Policies() string            { return filepath.Join(d.Path, "policies") }
 func (d Dir) PKI() string                 { return filepath.Join(d.Path, "pki") }
 func (d Dir) Keylime() string             { return filepath.Join(d.Path, "keylime") }
+func (d Dir) Payloads() string            { return filepath.Join(d.Path, "payload") }
+func (d Dir) Payload(n string) string     { return filepath.Join(d.Payloads(), n, "payload") }
+func (d Dir) Revocation() string          { return filepath.Join(d.Path, "revocation") }
 
 // tailLines is how much of a log an error shows.
 const tailLines = 15

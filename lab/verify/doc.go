@@ -8,6 +8,7 @@
 //	3 separation    only the allowed flows cross the router, and there is no way around it
 //	4 routing       a hostname leads to the agent with that UUID, and to no other
 //	5 liveness      the verifier keeps attesting every agent
+//	6 payload       where there is one: it arrived where it was meant to, and nowhere else
 //
 // A check that could not run has failed.
 package verify

@@ -118,7 +118,30 @@ func (f *fake) newNode(t *testing.T, p plan.Node) Node {
 		TPM:     func(context.Context) (TPMIdentity, error) { return id, nil },
 		Arrived: func() (uint64, error) { return 0, nil },
 		Served:  func(string) (int, error) { return 0, nil },
+
+		FindPayload: func(context.Context) (Payload, error) { return Payload{}, errors.New("this node has no memory") },
 	}
+}
+
+// deliver gives the lab a payload, which the first node has.
+func (f *fake) deliver() {
+	meant := Digest{SHA256: "abc", Size: 3}
+	f.plan.Nodes[0].Payload, f.nodes[0].Payload = &plan.Payload{Name: "all"}, &plan.Payload{Name: "all"}
+	f.holds(0, Payload{Meant: &meant, Found: &Digest{SHA256: "abc", Size: 3}, Tmpfs: true, Private: true})
+	f.holds(1, Payload{})
+}
+
+// holds says what is on a node.
+func (f *fake) holds(node int, p Payload) {
+	f.nodes[node].FindPayload = func(context.Context) (Payload, error) { return p, nil }
+}
+
+// bendPayload changes what is on the first node.
+func (f *fake) bendPayload(change func(*Payload)) {
+	f.deliver()
+	p, _ := f.nodes[0].FindPayload(context.Background())
+	change(&p)
+	f.holds(0, p)
 }
 
 func b64(data []byte) string { return base64.StdEncoding.EncodeToString(data) }

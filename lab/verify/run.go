@@ -19,6 +19,7 @@ const (
 	pointRouting      = "4 routing"
 	pointIdentity     = "4 identity"
 	pointLiveness     = "5 liveness"
+	pointPayload      = "6 payload"
 )
 
 // Options are the time limits of verify.
@@ -93,6 +94,7 @@ func Run(ctx context.Context, t Target, o Options) report.Result {
 	}
 	result.Checks = append(result.Checks, runChecks(ctx, v.measurements())...)
 	result.Checks = append(result.Checks, <-live...)
+	result.Checks = append(result.Checks, runChecks(ctx, v.payloads())...)
 	result.Duration = time.Since(result.Started)
 	return result
 }

@@ -69,6 +69,8 @@ type Node struct {
 	Arrived func() (uint64, error)
 	// Served is how many quotes the node's agent gave for a nonce, from the agent's own record.
 	Served func(nonce string) (int, error)
+	// FindPayload is what was meant for the node, and what its agent has put into its memory.
+	FindPayload func(ctx context.Context) (Payload, error)
 	// Fault is set when the node's TPM or agent is known to be dead.
 	Fault string
 }

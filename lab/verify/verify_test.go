@@ -110,6 +110,36 @@ func TestChecks(t *testing.T) {
 		}, []string{"attested *"}, `Invalid Quote, last event "why"`},
 		{"a dead TPM", func(_ *testing.T, f *fake) { f.nodes[1].Fault = "tpm dead: killed" }, []string{"attested node-2"}, "tpm dead: killed"},
 
+		{"a payload in order", func(_ *testing.T, f *fake) { f.deliver() }, nil, ""},
+		{"another payload", func(_ *testing.T, f *fake) { f.bendPayload(func(p *Payload) { p.Found.SHA256 = "abd" }) },
+			[]string{"payload-delivered node-1"}, "another payload is there (sha256 abd, 3 bytes) than was meant for this node (sha256 abc, 3 bytes)"},
+		{"no payload", func(_ *testing.T, f *fake) { f.bendPayload(func(p *Payload) { p.Found = nil }) },
+			[]string{"payload-delivered node-1"}, "`keylab node enrol node-1`"},
+		{"a payload on a disk", func(_ *testing.T, f *fake) { f.bendPayload(func(p *Payload) { p.Tmpfs = false }) },
+			[]string{"payload-delivered node-1"}, "not in a tmpfs"},
+		{"a payload for all to read", func(_ *testing.T, f *fake) { f.bendPayload(func(p *Payload) { p.Private = false }) },
+			[]string{"payload-delivered node-1"}, "other users can read it"},
+		{"a payload for nobody", func(_ *testing.T, f *fake) {
+			f.deliver()
+			f.holds(1, Payload{Found: &Digest{SHA256: "abc", Size: 3}})
+		}, []string{"payload-withheld node-2"}, "a payload is there (sha256 abc, 3 bytes), although none is meant for it"},
+		{"a payload for a node that was refused", func(_ *testing.T, f *fake) {
+			f.deliver()
+			f.nodes[0].Enrolled = Enrolment{Done: true, Message: "nope"}
+		}, []string{"payload-withheld node-1", "tenant-accepted node-1"}, "although the tenant refused it"},
+		{"a payload before a good quote", func(_ *testing.T, f *fake) {
+			f.deliver()
+			f.frozen = true
+			f.agents[f.nodes[0].UUID]["attestation_count"] = 0
+		}, []string{"payload-delivered node-1", "attested *"}, "although the verifier has had no good quote"},
+		{"no payload before a good quote", func(_ *testing.T, f *fake) {
+			f.bendPayload(func(p *Payload) { p.Found = nil })
+			delete(f.agents, f.nodes[0].UUID)
+		}, []string{"payload-delivered node-1", "attested node-1"}, "nothing is there: the verifier, which has half of its key, has had no good quote"},
+		{"no look at a payload", func(_ *testing.T, f *fake) {
+			f.plan.Nodes[0].Payload, f.nodes[0].Payload = &plan.Payload{}, &plan.Payload{}
+		}, []string{"payload-delivered node-1", "payload-withheld node-2"}, "this node has no memory"},
+
 		// A check that could not run is a failure.
 		{"no registrar", func(_ *testing.T, f *fake) { f.registrar.Close() },
 			[]string{"registered *", "no-strangers *", "ek-*", "tenant-accepted *", "distinct-eks *", "distinct-aks *"}, "registrar"},

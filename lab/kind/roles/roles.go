@@ -3,6 +3,7 @@ package roles
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"keylab.dev/keylab/agent"
 	"keylab.dev/keylab/cluster/agentpod"
 	"keylab.dev/keylab/cluster/podnet"
 	"keylab.dev/keylab/cluster/sniproxy"
@@ -65,6 +67,15 @@ func play(ctx context.Context, role string, args []string) error {
 			return tpmrole.ServeTCP(ctx, arg)
 		}
 		return tpmrole.Connect(ctx, arg, os.Stdin, os.Stdout)
+	case "payload":
+		if len(args) != 2 {
+			return fmt.Errorf("needs a folder and a file, not %d arguments", len(args))
+		}
+		found, err := agent.FindPayload(args[0], args[1])
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(found)
 	case "pause":
 		return netroles.RunPause(ctx)
 	case "device-plugin":

@@ -35,10 +35,10 @@ lab.yaml:7:12: nodes[1].tpm.ekAlgorithm: "rsa4096" is not one of rsa2048, ecc-p2
 // sections are the parts of the reference, in order: the path, and the definition's name in the schema.
 var sections = []struct{ path, def string }{
 	{"", ""}, {"nodes[]", "Node"}, {"nodes[].tpm", "NodeTPM"}, {"nodes[].ek", "NodeEK"}, {"nodes[].agent", "NodeAgent"}, {"nodes[].ima", "NodeIMA"},
-	{"nodes[].measuredBoot", "NodeMeasuredBoot"}, {"nodes[].mounts[]", "Mount"},
+	{"nodes[].measuredBoot", "NodeMeasuredBoot"}, {"nodes[].payload", "NodePayload"}, {"nodes[].mounts[]", "Mount"},
 	{"tpm", "TPM"}, {"ekCA", "EKCA"}, {"networks", "Networks"}, {"networks.services", "Network"}, {"networks.cluster", "ClusterNetwork"},
-	{"networks.allow[]", "Flow"}, {"keylime", "Keylime"}, {"agent", "Agent"}, {"ima", "IMA"}, {"ima.files[]", "IMAFile"},
-	{"measuredBoot", "MeasuredBoot"}, {"kubernetes", "Kubernetes"},
+	{"networks.allow[]", "Flow"}, {"keylime", "Keylime"}, {"keylime.revocation", "Revocation"}, {"agent", "Agent"}, {"ima", "IMA"}, {"ima.files[]", "IMAFile"},
+	{"measuredBoot", "MeasuredBoot"}, {"payload", "Payload"}, {"kubernetes", "Kubernetes"},
 	{"ingress", "Ingress"}, {"images", "Images"}, {"timeouts", "Timeouts"},
 }
 
@@ -103,6 +103,7 @@ var anchors = map[string]string{
 	"TPM": "tpm", "EKCA": "ekca", "Networks": "networks", "Keylime": "keylime", "Agent": "agent", "Timeouts": "timeouts",
 	"Kubernetes": "kubernetes", "Ingress": "ingress", "Images": "images",
 	"NodeTPM": "nodestpm", "NodeEK": "nodesek", "NodeAgent": "nodesagent", "Network": "networksservices", "ClusterNetwork": "networkscluster",
+	"Payload": "payload", "NodePayload": "nodespayload", "Revocation": "keylimerevocation",
 	"Flow": "networksallow", "Mount": "nodesmounts",
 	"IMA": "ima", "NodeIMA": "nodesima", "IMAFile": "imafiles", "MeasuredBoot": "measuredboot", "NodeMeasuredBoot": "nodesmeasuredboot",
 }
