@@ -99,26 +99,27 @@ func (c Config) withDefaults() (Config, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	var problems []error
+	report := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	if host, port, err := net.SplitHostPort(c.Verifier); err != nil {
-		problems = append(problems, fmt.Errorf("Verifier %q: want host:port: %w", c.Verifier, err))
+		report("Verifier %q: want host:port: %w", c.Verifier, err)
 	} else if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" {
-		problems = append(problems, fmt.Errorf("Verifier %q: want host:port with a port of 1-65535", c.Verifier))
+		report("Verifier %q: want host:port with a port of 1-65535", c.Verifier)
 	}
 	if c.VerifierCA == nil {
-		problems = append(problems, errors.New("VerifierCA is not set: without it no verifier could be trusted"))
+		report("VerifierCA is not set: without it no verifier could be trusted")
 	}
 	for _, d := range []struct {
 		name  string
 		value time.Duration
 	}{{"Interval", c.Interval}, {"RetryDelay", c.RetryDelay}, {"RetryMaxDelay", c.RetryMaxDelay}, {"RequestTimeout", c.RequestTimeout}} {
 		if d.value < 0 {
-			problems = append(problems, fmt.Errorf("%s %s is negative", d.name, d.value))
+			report("%s %s is negative", d.name, d.value)
 		}
 	}
 	if c.BootTime == nil {
 		boot, err := machineBootTime()
 		if err != nil {
-			problems = append(problems, fmt.Errorf("BootTime is not set: %w", err))
+			report("BootTime is not set: %w", err)
 		}
 		c.BootTime = func() time.Time { return boot }
 	}

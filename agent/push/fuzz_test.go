@@ -67,13 +67,15 @@ func FuzzVerifierAnswers(f *testing.F) {
 	f.Add(strings.Replace(session, "5e55", "..%2f", 1), proof, wanted, below, receipt, "120")
 	f.Add("", "", "", "", "", "Fri, 31 Dec 1999 23:59:59 GMT")
 	f.Fuzz(func(t *testing.T, session, proof, negotiated, location, receipt, retryAfter string) {
-		cfg, err := Config{Verifier: testHost + ":8881", VerifierCA: x509.NewCertPool(), IMA: func(from int) (string, int, error) { return "10 a\n"[min(5*from, 5):], 1, nil },
+		cfg, err := Config{Verifier: testHost + ":8881", VerifierCA: x509.NewCertPool(),
+			IMA:     func(from int) (string, int, error) { return "10 a\n"[min(5*from, 5):], 1, nil },
 			BootLog: func() ([]byte, error) { return []byte(receipt), nil }}.withDefaults()
 		if err != nil {
 			t.Fatal(err)
 		}
 		u := &runner{cfg: &cfg, log: cfg.Logger, uuid: testAgent, tpm: &fakeTPM{}, client: newClient(&cfg)}
-		u.client.http.Transport = &script{t: t, session: session, proof: proof, negotiated: negotiated, location: location, receipt: receipt, retryAfter: retryAfter}
+		u.client.http.Transport = &script{t: t, session: session, proof: proof, negotiated: negotiated, location: location,
+			receipt: receipt, retryAfter: retryAfter}
 		for range 2 { // the second with the token of the first
 			record, wanted := u.attest(t.Context())
 			if pause := u.pause(&record, wanted); pause < cfg.RetryDelay*8/10 || pause > longestPause*11/10 {
@@ -82,7 +84,8 @@ func FuzzVerifierAnswers(f *testing.F) {
 			if record.Verdict != Accepted && record.Err == nil {
 				t.Errorf("no evidence accepted, but no error: %+v", record)
 			}
-			if record.Verdict == Accepted && (record.Index < 0 || record.Status(StepEvidence) != 202 || record.Err != nil && !errors.Is(record.Err, ErrVerifierAnswer)) {
+			if record.Verdict == Accepted && (record.Index < 0 || record.Status(StepEvidence) != 202 ||
+				record.Err != nil && !errors.Is(record.Err, ErrVerifierAnswer)) {
 				t.Errorf("accepted: %+v", record)
 			}
 			if record.Finished.Sub(record.Started) > time.Minute || len(record.Exchanges) > 6 {

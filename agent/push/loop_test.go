@@ -16,7 +16,11 @@ import (
 func TestAttestsAgainAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := startWorld(t, nil)
+		start := time.Now()
 		w.runFor(t, 12*time.Second) // attempts at 0, 5 and 10 s
+		if d := time.Since(start); d != 12*time.Second {
+			t.Errorf("ended after %s, want the end with the context, in a pause", d)
+		}
 		all := w.list()
 		if len(all) != 3 {
 			t.Fatalf("%d attempts, want 3: %+v", len(all), all)
@@ -68,6 +72,7 @@ func TestRetryAfterIsObeyed(t *testing.T) {
 		{StepNegotiate, 503, date, 90 * time.Second},
 		{StepEvidence, 503, " 30 ", 30 * time.Second},
 		{StepNegotiate, 503, "99999999999999999999", time.Hour},
+		{StepNegotiate, 503, "7200", time.Hour},
 		{StepNegotiate, 503, "0", 160 * time.Millisecond}, // no time at all: the usual pause
 		{StepNegotiate, 503, "soon", 160 * time.Millisecond},
 		{StepNegotiate, 503, "-5", 160 * time.Millisecond},
@@ -80,7 +85,8 @@ func TestRetryAfterIsObeyed(t *testing.T) {
 				w.runFor(t, 2*time.Hour)
 				all := w.list()
 				var refused *VerifierError
-				if !errors.As(all[0].Err, &refused) || refused.Status != c.status || refused.Step != c.step || refused.Code != "later" || refused.Message != "Wait." {
+				if !errors.As(all[0].Err, &refused) || refused.Status != c.status || refused.Step != c.step || refused.Code != "later" ||
+					refused.Message != "Wait." || refused.RetryAfter < 0 {
 					t.Fatalf("first attempt %+v", all[0])
 				}
 				if gap := all[1].Started.Sub(all[0].Finished); gap < c.want || gap > c.want*16/10 {
@@ -198,8 +204,8 @@ func TestRefusedEvidence(t *testing.T) {
 			apiError(403, "challenges_expired", "Challenges for attestation 0 expired.", nil),
 			answers(422, nil, `{"errors": [{"status": "422", "code": "invalid_resource_data", "detail": "must be binary",
 				"source": {"pointer": "/data/attributes/evidence_collected/0/data/message"}}, {"title": "Bad"}]}`),
-			answers(500, nil, "<html>"))
-		w.runFor(t, 2*time.Second)
+			answers(500, nil, "<html>"), nil, apiError(500, "", "", nil))
+		w.runFor(t, 10*time.Second)
 		all := w.list()
 		for i, want := range []string{
 			"evidence: the verifier answered 403 Forbidden (challenges_expired): Challenges for attestation 0 expired.",
@@ -212,6 +218,9 @@ func TestRefusedEvidence(t *testing.T) {
 		}
 		if a := all[3]; a.Verdict != Accepted || a.Index != 3 {
 			t.Errorf("after three refusals %+v, want an accepted one at a new location", a)
+		}
+		if a := all[4]; a.Verdict != Refused || a.Next > 240*time.Millisecond {
+			t.Errorf("the first refusal after an accepted one %+v, want the shortest pause again", a)
 		}
 	})
 }

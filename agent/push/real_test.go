@@ -300,7 +300,9 @@ func TestRealVerifier(t *testing.T) {
 
 	s.stop()
 	broken := time.Now()
-	n.find(t, "an attempt while the verifier is away", func(a *Attestation) bool { return a.Started.After(broken) && a.Err != nil && a.Verdict == NotSent })
+	n.find(t, "an attempt while the verifier is away", func(a *Attestation) bool {
+		return a.Started.After(broken) && a.Err != nil && a.Verdict == NotSent
+	})
 	s.startVerifier(t)
 	s.ready(t, s.Verifier())
 	s.at(t, id, "three more attestations after the verifier's restart", func(a *keylime.VerifierAgent) bool {
@@ -319,11 +321,16 @@ func TestRealVerifier(t *testing.T) {
 	if err := n.tpm.ExtendPCR(t.Context(), policyPCR, tpm2.TPMAlgSHA256, make([]byte, 32)); err != nil {
 		t.Fatal(err)
 	}
-	failed := s.at(t, id, "the failure of an agent whose PCR changed", func(a *keylime.VerifierAgent) bool { return a.AttestationStatus == "FAIL" })
+	failed := s.at(t, id, "the failure of an agent whose PCR changed", func(a *keylime.VerifierAgent) bool {
+		return a.AttestationStatus == "FAIL"
+	})
 	since := time.Now()
-	n.find(t, "evidence accepted, to be judged again, after the failure", func(a *Attestation) bool { return a.Started.After(since) && a.Verdict == Accepted })
+	n.find(t, "evidence accepted, to be judged again, after the failure", func(a *Attestation) bool {
+		return a.Started.After(since) && a.Verdict == Accepted
+	})
 	after := s.at(t, id, "the state after that", func(*keylime.VerifierAgent) bool { return true })
 	if after.AttestationStatus != "FAIL" || after.AttestationCount != failed.AttestationCount {
-		t.Errorf("after the failure %s with %d passed attestations, want FAIL and still %d", after.AttestationStatus, after.AttestationCount, failed.AttestationCount)
+		t.Errorf("after the failure %s with %d passed attestations, want FAIL and still %d",
+			after.AttestationStatus, after.AttestationCount, failed.AttestationCount)
 	}
 }
