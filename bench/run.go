@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ type Options struct {
 	TPMs        int    `json:"tpms"`                   // made one by one and at once, for each EK algorithm; default 64
 	Quotes      int    `json:"quotes"`                 // asked of each kind of agent, in each way; default 200
 	AgentBinary string `json:"agent_binary,omitempty"` // absolute path of a real agent to measure too; default none
-	Sections    string `json:"sections,omitempty"`     // comma-separated: up, manufacture, quotes, kind; default all
+	Sections    string `json:"sections,omitempty"`     // comma-separated: up, manufacture, quotes, fleet, kind; default all
 	// KindRepetitions is how often a lab on kind and a plain cluster are made, for each number of workers; default 1.
 	KindRepetitions int    `json:"kind_repetitions,omitempty"`
 	Version         string `json:"version,omitempty"` // of keylab, for the report; default what the build knows of itself
@@ -36,8 +37,11 @@ const (
 	SectionUp          = "up"
 	SectionManufacture = "manufacture"
 	SectionQuotes      = "quotes"
+	SectionFleet       = "fleet"
 	SectionKind        = "kind"
 )
+
+var allSections = []string{SectionUp, SectionManufacture, SectionQuotes, SectionFleet, SectionKind}
 
 func (o *Options) setDefaults() error {
 	for _, d := range []struct {
@@ -53,11 +57,11 @@ func (o *Options) setDefaults() error {
 		}
 	}
 	if o.Sections == "" {
-		o.Sections = strings.Join([]string{SectionUp, SectionManufacture, SectionQuotes, SectionKind}, ",")
+		o.Sections = strings.Join(allSections, ",")
 	}
 	for s := range strings.SplitSeq(o.Sections, ",") {
-		if s != SectionUp && s != SectionManufacture && s != SectionQuotes && s != SectionKind {
-			return fmt.Errorf("sections: %q is none of %s, %s, %s, %s", s, SectionUp, SectionManufacture, SectionQuotes, SectionKind)
+		if !slices.Contains(allSections, s) {
+			return fmt.Errorf("sections: %q is none of %s", s, strings.Join(allSections, ", "))
 		}
 	}
 	return nil
@@ -131,6 +135,11 @@ func (r *runner) sections(ctx context.Context) error {
 	}
 	if r.options.has(SectionQuotes) {
 		if err := r.quotesAndMemory(ctx, many); err != nil {
+			return err
+		}
+	}
+	if r.options.has(SectionFleet) {
+		if err := r.measureFleet(ctx); err != nil {
 			return err
 		}
 	}
