@@ -14,6 +14,8 @@ type Problem struct {
 	Why      string // what needs it
 	Fix      string // a command that brings it
 	Optional bool   // true if Keylime runs without it and only some feature is lost
+	// MeasuredBoot is true if that feature is the verifier's check of boot logs: it then fails every agent that has a measured-boot policy.
+	MeasuredBoot bool
 }
 
 func (p Problem) String() string {
@@ -42,10 +44,14 @@ func Check(ctx context.Context, opts InstallOptions) []Problem {
 	}
 	// One start of the interpreter answers all questions.
 	const probe = `
-import importlib.util as u, sys
+import ctypes, importlib.util as u, sys
 print("version" if sys.version_info < (3, 11) else "ok")
 for m in "venv", "ensurepip", "gpg":
     print("ok" if u.find_spec(m) else m)
+try:
+    ctypes.CDLL("libefivar.so.1")
+except OSError:
+    print("efivar")
 `
 	out, err := exec.CommandContext(ctx, python, "-c", probe).Output()
 	if err != nil {
@@ -62,11 +68,14 @@ for m in "venv", "ensurepip", "gpg":
 		case "gpg":
 			problems = append(problems, Problem{What: "python module gpg is missing", Why: "Keylime imports it, and the package index has no usable copy",
 				Fix: "apt-get install python3-gpg"})
+		case "efivar":
+			problems = append(problems, Problem{What: "library libefivar.so.1 is missing", Why: "the verifier reads device paths in measured boot logs with it",
+				Fix: "apt-get install libefivar1", Optional: true, MeasuredBoot: true})
 		}
 	}
 	if _, err := exec.LookPath("tpm2_eventlog"); err != nil {
 		problems = append(problems, Problem{What: "program tpm2_eventlog is missing", Why: "the verifier parses measured boot logs with it",
-			Fix: "apt-get install tpm2-tools", Optional: true})
+			Fix: "apt-get install tpm2-tools", Optional: true, MeasuredBoot: true})
 	}
 	return problems
 }

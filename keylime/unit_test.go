@@ -270,7 +270,7 @@ func TestCheckFindsNothingMissing(t *testing.T) {
 // A stand-in for python3 that lacks what Debian splits off into packages of their own.
 func TestCheckNamesDebianPackages(t *testing.T) {
 	python := filepath.Join(t.TempDir(), "python3")
-	if err := os.WriteFile(python, []byte("#!/bin/sh\necho ok ok ensurepip gpg\n"), 0o755); err != nil {
+	if err := os.WriteFile(python, []byte("#!/bin/sh\necho ok ok ensurepip gpg efivar\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	problems := Check(t.Context(), InstallOptions{Python: python})
@@ -279,6 +279,10 @@ func TestCheckNamesDebianPackages(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v; want %q", err, want)
 		}
+	}
+	i := slices.IndexFunc(problems, func(p Problem) bool { return p.Fix == "apt-get install libefivar1" })
+	if i < 0 || !problems[i].MeasuredBoot || !problems[i].Optional || strings.Contains(err.Error(), "libefivar") {
+		t.Errorf("without libefivar1: %v; fatal: %v", problems, err)
 	}
 }
 

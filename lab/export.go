@@ -16,7 +16,7 @@ import (
 // a file that holds a private key all the same is left out.
 var exported = []string{
 	"lab.yaml", "plan.json", "identity", "logs/*.log", "tpm_cert_store/*", "pki/*.crt",
-	"keylime/*.conf", "keylime/*/*.conf", "agent/*/*.crt", "agent/*/*cert*.pem",
+	"keylime/*.conf", "keylime/*/*.conf", "agent/*/*.crt", "agent/*/*cert*.pem", "measured/*/*", "policies/*",
 }
 
 // Export copies the lab's logs, specification, plan, configuration and certificates, but no private key, into a folder,

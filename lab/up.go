@@ -69,6 +69,9 @@ func Up(ctx context.Context, s Spec, o UpOptions) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := canMeasureBoot(ctx, p, cache); err != nil {
+		return nil, err
+	}
 	if o.OnEvent == nil {
 		o.OnEvent = func(Event) {}
 	}
@@ -147,6 +150,19 @@ func supported(p plan.Plan) error {
 			if info.IsDir() || info.Mode()&0o111 == 0 {
 				return fmt.Errorf("the agent of %s: %s is not an executable file", n.Name, n.Agent.Path)
 			}
+		}
+	}
+	return nil
+}
+
+// canMeasureBoot refuses measured boot on a machine that lacks what Keylime's verifier reads boot logs with: it would trust no node.
+func canMeasureBoot(ctx context.Context, p plan.Plan, cache string) error {
+	if !p.MeasuresBoot() || p.Kubernetes != nil {
+		return nil
+	}
+	for _, problem := range keylime.Check(ctx, keylime.InstallOptions{Version: p.Keylime.Version, CacheDir: cache}) {
+		if problem.MeasuredBoot {
+			return fmt.Errorf("measuredBoot: %s", problem)
 		}
 	}
 	return nil

@@ -34,6 +34,7 @@ look() {
   need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
   need git has git
   need iproute2 has ip
+  need libefivar1 has_library libefivar.so.1 # for Keylime's verifier, where nodes measure their boot
   need make has make
   need nftables has nft
   need python3 test -x "$python"
