@@ -14,6 +14,7 @@ import (
 	"keylab.dev/keylab/lab"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/report"
 )
 
@@ -259,5 +260,54 @@ func wantNoSecret(t *testing.T, dir string, but ...string) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What cannot be delivered is found before anything is touched, all at once.
+func TestPayloadFiles(t *testing.T) {
+	ownLabs(t)
+	dir := t.TempDir()
+	file := func(name string, size int) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, bytes.Repeat([]byte("x"), size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	var other bytes.Buffer
+	z := zip.NewWriter(&other)
+	if _, err := z.Create("sub/autorun.sh"); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	unrunnable := filepath.Join(dir, "other.zip")
+	if err := os.WriteFile(unrunnable, other.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := quick(t, "name: files\nnodes:\n"+
+		"  - {name: a, payload: {file: "+dir+"/none}}\n  - {name: b, payload: {file: "+dir+"}}\n  - {name: c, payload: {file: "+file("empty", 0)+"}}\n"+
+		"  - {name: d, payload: {file: "+file("large", spec.MaxPayload+1)+"}}\n  - {name: e, payload: {file: "+file("text", 3)+", autorun: true}}\n"+
+		"  - {name: f, payload: {file: "+unrunnable+", autorun: true}}\n  - {name: g, payload: {file: "+file("fits", spec.MaxPayload)+"}}\n")
+	l, err := lab.Up(t.Context(), s, lab.UpOptions{})
+	if err == nil {
+		wipe(t, l)
+		t.Fatal("the lab is up")
+	}
+	for _, want := range []string{
+		"the payload of a: open " + dir + "/none: no such file", "the payload of b: " + dir + " is no regular file", "the payload of c: " + dir + "/empty is empty",
+		"the payload of d: " + dir + "/large is larger than 480 KiB", "the payload of e: " + dir + "/text is to be unpacked (payload.autorun), but is no zip archive",
+		"the payload of f: " + unrunnable + " is to be run (payload.autorun), but has no autorun.sh at its top",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in:\n%v", want, err)
+		}
+	}
+	if strings.Contains(err.Error(), "payload of g") {
+		t.Errorf("the largest that fits is refused:\n%v", err)
+	}
+	if at, err := lab.Open("files"); err != nil || at.Exists(t.Context()) {
+		t.Errorf("something was made of it: %v", err)
 	}
 }
