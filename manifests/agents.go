@@ -37,7 +37,9 @@ func Agents(l Lab) []runtime.Object {
 		objects = append(objects, d)
 	}
 	for _, n := range l.Nodes {
-		objects = append(objects, l.nodeService(n), l.nodeIngress(n))
+		if !l.push() { // else nobody connects to it
+			objects = append(objects, l.nodeService(n), l.nodeIngress(n))
+		}
 	}
 	return objects
 }
@@ -71,8 +73,18 @@ func (l Lab) agentConfig(n Node) string {
 		"enable_revocation_notifications = false",
 		"enable_iak_idevid = false",
 	}
+	if l.push() {
+		lines = append(lines,
+			"verifier_url = "+quoted("https://"+l.Verifier.String()),
+			"verifier_tls_ca_cert = "+quoted(configDir+"/cv_ca.crt"),
+			fmt.Sprintf("attestation_interval_seconds = %d", int(l.Interval.Seconds())),
+		)
+	}
 	return strings.Join(lines, "\n") + "\n"
 }
+
+// push tells whether agents send their evidence unasked.
+func (l Lab) push() bool { return l.Verifier.IsValid() }
 
 // payloadScript is what the agent runs of its payload; "" for nothing.
 func (n Node) payloadScript() string {
@@ -179,11 +191,18 @@ func (l Lab) agentSet(nodes []Node) *appsv1.DaemonSet {
 		agent.Command, agent.Resources = inContainer("agent"), tpm
 	} else {
 		// It speaks swtpm's own protocol over TCP: a container beside it has the TPM and offers that on the pod's loopback.
-		agent.Env = append(agent.Env, corev1.EnvVar{Name: "TCTI", Value: "swtpm:host=127.0.0.1,port=2321"}, corev1.EnvVar{Name: "RUST_LOG", Value: "info"})
+		log := "info"
+		if l.push() {
+			log += ",keylime_push_model_agent::attestation=debug" // which challenges it answers
+		}
+		agent.Env = append(agent.Env, corev1.EnvVar{Name: "TCTI", Value: "swtpm:host=127.0.0.1,port=2321"}, corev1.EnvVar{Name: "RUST_LOG", Value: log})
 		pod.InitContainers = []corev1.Container{{
 			Name: "tpm", Image: l.KeylabImage, ImagePullPolicy: corev1.PullIfNotPresent, Command: inContainer("tpm-tcp", "/run/keylab-tpm"),
 			RestartPolicy: ptr(corev1.ContainerRestartPolicyAlways), Resources: tpm, SecurityContext: restricted(),
 		}}
+	}
+	if l.push() { // it listens to nobody
+		agent.Ports, agent.ReadinessProbe = nil, nil
 	}
 	pod.Containers = []corev1.Container{agent}
 	d := l.daemonSet(AppAgent, l.AgentNamespace, pod)

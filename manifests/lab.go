@@ -2,6 +2,7 @@ package manifests
 
 import (
 	"net/netip"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -19,11 +20,15 @@ type Lab struct {
 	KeylabImage     string // holds keylab at /keylab
 	ToolsImage      string // has HAProxy
 	Registrar       netip.AddrPort
-	APIServer       string // URL, for what must reach it before the pods' network is there
-	PodCIDR         netip.Prefix
-	InstallCNI      bool   // the node image brings no network for pods
-	ClientCA        []byte // PEM: who may ask the agents (Keylime's cv_ca)
-	Nodes           []Node
+	// Verifier is where agents of the push model send their evidence; invalid: the verifier asks them. Interval is the time between two attestations
+	// where the verifier names none, in whole seconds.
+	Verifier   netip.AddrPort
+	Interval   time.Duration
+	APIServer  string // URL, for what must reach it before the pods' network is there
+	PodCIDR    netip.Prefix
+	InstallCNI bool   // the node image brings no network for pods
+	ClientCA   []byte // PEM: who may ask the agents (Keylime's cv_ca)
+	Nodes      []Node
 }
 
 // Node is one node's agent.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -407,5 +408,29 @@ func TestBuiltInCNI(t *testing.T) {
 	l.InstallCNI = false
 	if got := encode(t, manifests.System(l)); strings.Contains(got, manifests.AppPodNetwork) {
 		t.Errorf("the pods' network is among the objects:\n%s", got)
+	}
+}
+
+// In the push model nobody connects to an agent: it has no Service, no Ingress, no port and no probe, and knows where the verifier is.
+func TestPush(t *testing.T) {
+	l := mixedLab()
+	l.Verifier, l.Interval = netip.MustParseAddrPort("198.18.10.12:8881"), 2*time.Second
+	objects := manifests.Agents(l)
+	if s, i := find[*corev1.Service](objects), find[*networkingv1.Ingress](objects); len(s)+len(i) > 0 {
+		t.Errorf("%d Services and %d Ingresses", len(s), len(i))
+	}
+	for _, d := range find[*appsv1.DaemonSet](objects) {
+		for _, c := range d.Spec.Template.Spec.Containers {
+			if len(c.Ports) > 0 || c.ReadinessProbe != nil {
+				t.Errorf("%s: container %s is to be reached: %v, %v", d.Name, c.Name, c.Ports, c.ReadinessProbe)
+			}
+		}
+	}
+	for name, text := range find[*corev1.ConfigMap](objects)[0].Data {
+		for _, want := range []string{`verifier_url = "https://198.18.10.12:8881"`, `verifier_tls_ca_cert = "/etc/keylime/cv_ca.crt"`, "attestation_interval_seconds = 2"} {
+			if !strings.Contains(text, want+"\n") {
+				t.Errorf("%s lacks %s:\n%s", name, want, text)
+			}
+		}
 	}
 }

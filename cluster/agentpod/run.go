@@ -24,6 +24,13 @@ const EnvTPM = "KEYLAB_TPM_SOCKET"
 // Run is the agent of a pod: it registers, trying again as long as it takes, and serves. It listens only once it is registered, so that a pod
 // which is ready is one that the verifier may ask. It ends with ctx.
 func Run(ctx context.Context, log *slog.Logger) error {
+	o, err := readOptions(os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	if o.text("verifier_url", "") != "" {
+		return runPush(ctx, o, log)
+	}
 	config, address, err := configure(os.LookupEnv, log)
 	if err != nil {
 		return err
@@ -84,13 +91,13 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 	if !given {
 		script = "autorun.sh"
 	}
-	cas, err := clientCAs(o.text("trusted_client_ca", ""))
+	cas, err := readCAs("trusted_client_ca", o.text("trusted_client_ca", ""))
 	note(err)
 	server, err := serverCertificate(o.text("server_cert", ""), o.text("server_key", ""))
 	note(err)
 	socket, _ := env(EnvTPM)
 	if socket == "" {
-		note(fmt.Errorf("%s is not set: the pod has no TPM; its container must ask for the resource keylab.dev/tpm", EnvTPM))
+		note(errNoTPM)
 	}
 	if len(errs) > 0 {
 		return agent.Config{}, "", fmt.Errorf("the agent's configuration: %w", errors.Join(errs...))
@@ -112,17 +119,20 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 	}, net.JoinHostPort(o.text("ip", "0.0.0.0"), strconv.Itoa(port)), nil
 }
 
-func clientCAs(path string) (*x509.CertPool, error) {
+var errNoTPM = fmt.Errorf("%s is not set: the pod has no TPM; its container must ask for the resource keylab.dev/tpm", EnvTPM)
+
+// readCAs reads the certificates that an option names, without which nobody on the other side could be trusted.
+func readCAs(option, path string) (*x509.CertPool, error) {
 	if path == "" {
-		return nil, errors.New("option trusted_client_ca: it is not set; without it nobody could ask the agent for anything")
+		return nil, fmt.Errorf("option %s: it is not set; without it nobody could be trusted", option)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("option trusted_client_ca: %w", err)
+		return nil, fmt.Errorf("option %s: %w", option, err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("option trusted_client_ca: %s holds no certificate", path)
+		return nil, fmt.Errorf("option %s: %s holds no certificate", option, path)
 	}
 	return pool, nil
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,6 +40,9 @@ func (l *Lab) objects() (manifests.Lab, error) {
 		LoadBalancer: l.planned.Keylime.Ingress.Addr(), KeylabImage: l.known().Image, ToolsImage: l.images().Tools,
 		Registrar: l.planned.Keylime.Registrar, APIServer: "https://" + net.JoinHostPort(k.ControlPlane, "6443"),
 		PodCIDR: k.PodCIDR, InstallCNI: !l.images().BuiltInCNI,
+	}
+	if push := l.planned.Keylime; push.Push() {
+		m.Verifier, m.Interval = push.Verifier, time.Duration(push.QuoteInterval)
 	}
 	configured, err := l.keylime()
 	if err != nil {
@@ -175,17 +179,7 @@ func (l *Lab) served(ctx context.Context, n plan.Node, nonce string) (int, error
 	if err != nil {
 		return 0, fmt.Errorf("read the log of pod %s: %w", pod.Name, err)
 	}
-	count := 0
-	for line := range bytes.Lines(text) {
-		if !bytes.Contains(line, []byte("nonce="+nonce)) {
-			continue
-		}
-		// The Go agent's words, and the Rust agent's.
-		if bytes.Contains(line, []byte("status=200")) || bytes.Contains(line, []byte(" result 200 ")) {
-			count++
-		}
-	}
-	return count, nil
+	return fleet.Served(bytes.NewReader(text), l.planned.Keylime.Push(), nonce)
 }
 
 // applyLoadBalancer installs MetalLB and gives it the one address.

@@ -98,8 +98,11 @@ func (l *Lab) Objects() ([]runtime.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := append(manifests.System(m), manifests.LoadBalancer(m)...)
-	if m.IngressClass == manifests.ClassKeylab {
+	list := manifests.System(m)
+	if l.planned.HasIngress() {
+		list = append(list, manifests.LoadBalancer(m)...)
+	}
+	if m.IngressClass == manifests.ClassKeylab && l.planned.HasIngress() {
 		list = append(list, manifests.Ingress(m)...)
 	}
 	return append(list, manifests.Agents(m)...), nil

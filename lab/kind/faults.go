@@ -18,7 +18,7 @@ import (
 
 func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 	type of = fleet.Breakage[plan.Node]
-	return map[string]of{
+	all := map[string]of{
 		"flat-network": {Inflict: l.flatten, Mend: l.unflatten, Broke: "the tenant stands on the cluster network too", Mended: "the networks are apart again"},
 		"open-router": {
 			Inflict: func(ctx context.Context, _ []plan.Node) error { return l.router().OpenAll(ctx) },
@@ -36,6 +36,10 @@ func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 			Mended: "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
 		},
 	}
+	if l.planned.Keylime.Push() {
+		delete(all, "swapped-route") // nothing is led to an agent
+	}
+	return all
 }
 
 // Fault breaks or mends one thing on purpose, and says what was done.
@@ -70,6 +74,9 @@ func (l *Lab) selectNode(ctx context.Context, service, target plan.Node) error {
 
 // awaitRoute waits until the ingress leads a node's name to the agent of a node.
 func (l *Lab) awaitRoute(ctx context.Context, name, target plan.Node) error {
+	if !l.planned.HasIngress() {
+		return nil
+	}
 	host := l.node(name.Name).Hostname
 	return fleet.Await(ctx, "the ingress to lead "+host+" to "+target.Name, func(ctx context.Context) (string, error) {
 		pod, err := l.agentPod(ctx, target)

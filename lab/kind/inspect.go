@@ -72,7 +72,7 @@ func (l *Lab) Network(ctx context.Context) (control.Network, error) {
 			n.DNS[code] += count
 		}
 	}
-	if p.Kubernetes.IngressClass != spec.IngressKeylab {
+	if p.Kubernetes.IngressClass != spec.IngressKeylab || !p.HasIngress() {
 		return n, nil
 	}
 	stats, err := l.ingressStats(ctx)

@@ -211,7 +211,7 @@ func (m machines) EnrolAgain(ctx context.Context, n plan.Node) error {
 		return err
 	}
 	defer func() { _ = tenant.Close(context.WithoutCancel(ctx)) }() // its work is done
-	e, err := fleet.Enrol(ctx, tenant, log, fleet.Request(l.dir, l.planned, n, known.UUID))
+	e, err := l.enrolNode(ctx, tenant, log, n, known.UUID)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/verify"
 	"keylab.dev/keylab/netlab"
 )
 
@@ -189,4 +190,19 @@ func (l *Lab) Tenant(context.Context) (control.Command, error) {
 	}
 	c := configured.Tenant()
 	return control.Command{Host: plan.Tenant, Argv: c.Argv, Env: inContainer(c.Env)}, nil
+}
+
+// enrolNode has the tenant hand a node's agent to the verifier.
+func (l *Lab) enrolNode(ctx context.Context, tenant *keylime.Enroller, log io.Writer, n plan.Node, uuid string) (verify.Enrolment, error) {
+	request := fleet.Request(l.dir, l.planned, n, uuid)
+	k := l.planned.Keylime
+	if !k.Push() {
+		return fleet.Enrol(ctx, tenant, log, request)
+	}
+	registrar, err := l.registrar()
+	if err != nil {
+		return verify.Enrolment{}, err
+	}
+	defer registrar.Close()
+	return fleet.EnrolPush(ctx, registrar, l.dir.CertStore(), k.RequireEKCert, tenant, log, request)
 }

@@ -43,6 +43,9 @@ func (l *Lab) Status(ctx context.Context) (control.Status, error) {
 	}
 	well := true
 	for _, name := range []string{plan.Registrar, plan.Verifier, plan.DNS, plan.Ingress, plan.Router} {
+		if name == plan.Ingress && !l.planned.HasIngress() {
+			continue
+		}
 		c := l.component(ctx, containers, name)
 		well = well && c.State == "running"
 		status.Components = append(status.Components, c)

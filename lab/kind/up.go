@@ -213,7 +213,7 @@ func (u *up) enrol(n plan.Node) func(context.Context) error {
 			u.note(step, fmt.Sprintf("waited %.1f s until the TPM's clock was safe again: the TPM had lost its power", waited.Seconds()))
 		}
 		uuid := u.node(n.Name).UUID
-		e, err := fleet.Enrol(ctx, u.enroller, u.tenant, fleet.Request(u.dir, u.planned, n, uuid))
+		e, err := u.enrolNode(ctx, u.enroller, u.tenant, n, uuid)
 		if err != nil {
 			return err
 		}

@@ -1,18 +1,14 @@
 package netns
 
 import (
-	"bufio"
 	"context"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"net"
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"keylab.dev/keylab/keylime"
@@ -100,30 +96,14 @@ func (b *binaryAgent) register(ctx context.Context) error {
 
 func (b *binaryAgent) certificate() *x509.Certificate { return b.cert }
 
-// served counts the quotes for this nonce in the agent's own access log; of an agent of the push model, the challenges that it was given.
+// served counts the quotes for this nonce, or the answers to this challenge, in the agent's own log.
 func (b *binaryAgent) served(nonce string) (int, error) {
-	marks := []string{"nonce=" + nonce, " result 200 "}
-	if b.n.s.plan.Keylime.Push() {
-		challenge, err := hex.DecodeString(nonce)
-		if err != nil {
-			return 0, fmt.Errorf("challenge %q: %w", nonce, err)
-		}
-		marks = []string{`"` + base64.StdEncoding.EncodeToString(challenge) + `"`, "> Response body: "} // not those of "PATCH Response body", which has it again
-	}
 	f, err := os.Open(b.p.log)
 	if err != nil {
 		return 0, fmt.Errorf("read the agent's log: %w", err)
 	}
 	defer f.Close()
-	count := 0
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 64<<20) // a push agent's evidence is one line
-	for lines.Scan() {
-		if line := lines.Text(); strings.Contains(line, marks[0]) && strings.Contains(line, marks[1]) {
-			count++
-		}
-	}
-	return count, lines.Err()
+	return fleet.Served(f, b.n.s.plan.Keylime.Push(), nonce)
 }
 
 func (b *binaryAgent) ended() error {

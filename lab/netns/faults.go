@@ -11,7 +11,7 @@ import (
 
 func (s *supervisor) faults() map[string]fleet.Breakage[*node] {
 	type of = fleet.Breakage[*node]
-	return map[string]of{
+	all := map[string]of{
 		"flat-network": {Inflict: s.flatten, Mend: s.unflatten, Broke: "services and cluster network are one layer-2 segment", Mended: "the networks are apart again"},
 		"open-router": {
 			Inflict: func(context.Context, []*node) error { return s.router.OpenAll() },
@@ -29,6 +29,10 @@ func (s *supervisor) faults() map[string]fleet.Breakage[*node] {
 			Mended: "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
 		},
 	}
+	if s.plan.Keylime.Push() {
+		delete(all, "swapped-route") // nothing is led to an agent
+	}
+	return all
 }
 
 // Fault implements control.Lab.

@@ -267,6 +267,10 @@ func (k Keylime) Certificate(commonName string) Certificate {
 // Push tells whether agents send their evidence unasked, instead of being asked by the verifier.
 func (k Keylime) Push() bool { return k.Mode == string(spec.ModePush) }
 
+// HasIngress tells whether the lab has an ingress at all. In the push model nothing comes by it; on namespaces it stands there all the same, to show that
+// the router lets nobody to it.
+func (p Plan) HasIngress() bool { return p.Kubernetes == nil || !p.Keylime.Push() }
+
 // Host finds a host by name.
 func (p Plan) Host(name string) (Host, bool) {
 	for _, h := range p.Hosts {

@@ -83,8 +83,14 @@ func kindSteps(p Plan) []Step {
 		{StepTenant, append(services(StepNetwork), StepEKCA), "Keylime tenant, waiting to enrol"},
 		{StepCluster, []string{StepNetwork}, fmt.Sprintf("kind cluster %s: Kubernetes %s, %d workers", k.Cluster, k.Version, len(p.Nodes))},
 		{StepNodes, []string{StepCluster}, "every node ready, and every worker with its TPM to give"},
-		{StepLoadBalancer, []string{StepCluster}, "MetalLB, with the address " + p.Keylime.Ingress.Addr().String()},
-		{StepIngress, []string{StepCluster, StepDNS}, "TLS SNI ingress, class " + k.IngressClass + ", on " + p.Keylime.Ingress.String()},
+	}
+	enrolAfter := []string{StepTenant, StepVerifier}
+	if p.HasIngress() {
+		list = append(list,
+			Step{StepLoadBalancer, []string{StepCluster}, "MetalLB, with the address " + p.Keylime.Ingress.Addr().String()},
+			Step{StepIngress, []string{StepCluster, StepDNS}, "TLS SNI ingress, class " + k.IngressClass + ", on " + p.Keylime.Ingress.String()},
+		)
+		enrolAfter = append(enrolAfter, StepIngress, StepLoadBalancer)
 	}
 	agents := Step{StepAgents, []string{StepCluster}, "agents' DaemonSet, and a Service and an Ingress for each"}
 	for _, n := range p.Nodes {
@@ -96,7 +102,7 @@ func kindSteps(p Plan) []Step {
 	for _, n := range p.Nodes {
 		list = append(list,
 			Step{NodeStep(StepAgent, n.Name), []string{StepAgents, StepNodes, StepRegistrar}, n.Agent.Kind + " agent in a pod, registered"},
-			Step{NodeStep(StepEnrol, n.Name), []string{NodeStep(StepAgent, n.Name), StepIngress, StepLoadBalancer, StepTenant, StepVerifier}, "EK certificate checked and agent handed to the verifier"},
+			Step{NodeStep(StepEnrol, n.Name), append([]string{NodeStep(StepAgent, n.Name)}, enrolAfter...), "EK certificate checked and agent handed to the verifier"},
 			Step{NodeStep(StepAttest, n.Name), []string{NodeStep(StepEnrol, n.Name)}, aboutAttest(n)},
 		)
 	}

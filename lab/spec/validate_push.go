@@ -12,9 +12,6 @@ func (c *checker) push() {
 	if k.Mode != ModePush {
 		return
 	}
-	if c.spec.Substrate != SubstrateNetns {
-		c.add("keylime.mode", fmt.Sprintf("\"push\" is not there yet for the substrate %s; it is for netns", c.spec.Substrate), "")
-	}
 	if !strings.HasPrefix(k.Version, "7.14.") {
 		c.add("keylime.mode", fmt.Sprintf("\"push\" came with Keylime 7.14; keylime.version is %s", k.Version), "")
 	}

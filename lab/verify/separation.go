@@ -88,7 +88,9 @@ func (v *verification) flows() []flow {
 			add(n.Name, plan.Tenant, "tcp", 22)
 		}
 	}
-	add(plan.Ingress, plan.Verifier, "tcp", k.Verifier.Port())
+	if v.plan.HasIngress() {
+		add(plan.Ingress, plan.Verifier, "tcp", k.Verifier.Port())
+	}
 	if c := v.plan.Kubernetes; c != nil {
 		add(plan.Tenant, c.ControlPlane, "tcp", apiServerPort)
 		add(plan.Tenant, v.nodes[0].Name, "tcp", kubeletPort)
@@ -189,7 +191,11 @@ func (v *verification) countDrops(ctx context.Context, blocked []check, want map
 func (v *verification) segments() []check {
 	first := v.nodes[0].Name
 	var checks []check
-	for _, pair := range [][2]string{{plan.Tenant, first}, {plan.Verifier, plan.Ingress}, {first, plan.Registrar}} {
+	pairs := [][2]string{{plan.Tenant, first}, {plan.Verifier, plan.Ingress}, {first, plan.Registrar}}
+	if !v.plan.HasIngress() {
+		pairs[1][1] = first
+	}
+	for _, pair := range pairs {
 		checks = append(checks, check{"no-shared-segment", pointSeparation, pair[0] + " | " + pair[1], func(ctx context.Context) (string, error) {
 			shared, evidence, err := v.target.SharedSegment(ctx, pair[0], pair[1])
 			if err != nil {
