@@ -29,7 +29,7 @@ SETUP  := $(if $(filter kind,$(SUBSTRATE)),kind,lab)
 DOCKER := $(if $(filter kind,$(SUBSTRATE)),dockerd)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-simulator install e2e run verify docker dockerd kind clean realclean test lint docs bench fuzz race
+.PHONY: help setup build build-simulator install e2e run verify docker dockerd kind clean realclean test lint docs bench parity fuzz race
 
 help: ## print this list
 	@echo "make e2e    sets the machine up, builds keylab, brings up a lab of $(NODES) nodes and proves it"
@@ -107,6 +107,12 @@ bench: ## measure: time of up, TPM manufacture, quotes, memory; BENCHFLAGS are i
 	@scripts/setup.sh bench
 	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/keylab-bench ./cmd/keylab-bench
 	bin/keylab-bench $(BENCHFLAGS)
+
+parity: ## compare keylab's agent with a real one: AGENT=/path/to/keylime_agent; PARITYFLAGS are its options
+	@test -n "$(AGENT)" || { echo "make parity: AGENT=/path/to/keylime_agent names the agent to compare with" >&2; exit 2; }
+	@scripts/setup.sh lab
+	CGO_ENABLED=0 go build -o bin/keylab-parity ./cmd/keylab-parity
+	bin/keylab-parity $(PARITYFLAGS) $(AGENT)
 
 fuzz: ## run every fuzz target for FUZZTIME
 	@scripts/fuzz.sh $(FUZZTIME)

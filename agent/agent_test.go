@@ -191,8 +191,15 @@ func (f *fixture) send(t testing.TB, method, path, contentType string, body io.R
 	}
 	defer response.Body.Close()
 	var e envelopeText
-	if method != http.MethodHead {
-		if err := json.NewDecoder(response.Body).Decode(&e); err != nil {
+	data, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	if empty := len(data) == 0; empty != (response.Header.Get("Content-Type") == "") {
+		t.Errorf("%s %s: content type %q of %q", method, path, response.Header.Get("Content-Type"), data)
+	}
+	if method != http.MethodHead && len(data) > 0 {
+		if err := json.Unmarshal(data, &e); err != nil {
 			t.Fatalf("%s %s: answer is not an envelope: %v", method, path, err)
 		}
 		if e.Code != response.StatusCode {

@@ -35,6 +35,8 @@ func TestStatusCodes(t *testing.T) {
 		{"GET", "/v2.6/quotes/identity", 400, "missing field `nonce`"},
 		{"GET", "/v2.6/quotes/identity?nonce=a&nonce=b", 400, "duplicate field `nonce`"},
 		{"GET", "/v2.6/quotes/identity?nonce=a%20b", 400, "strictly alphanumeric"},
+		{"GET", "/v2.6/quotes/identity?nonce=%E2%92%B6", 200, "Success"}, // a circled letter: Alphabetic, but no letter
+		{"GET", "/v2.6/quotes/integrity?nonce=a&mask=0x1&partial=1&ima_ml_entry=0&ima_ml_entry=0", 400, "duplicate field `ima_ml_entry`"},
 		{"GET", "/v2.6/quotes/identity?nonce=" + long, 400, "too long"},
 		{"GET", "/v2.6/quotes/identity?nonce=" + long[1:], 200, "Success"},
 		{"GET", "/v2.6/quotes/integrity?nonce=a&mask=0x1", 400, "missing field `partial`"},

@@ -7,17 +7,9 @@ import (
 	"crypto/sha512"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
-	"io"
-	"mime"
-	"strings"
 
 	"github.com/google/go-tpm/tpm2/transport"
 )
-
-// maxBody is the largest request body in bytes; the Rust agent's web framework
-// has the same limit and it, too, answers 400 beyond.
-const maxBody = 2 << 20
 
 // pubkey answers GET /keys/pubkey.
 func (a *Agent) pubkey(*request) answer {
@@ -28,22 +20,15 @@ func (a *Agent) pubkey(*request) answer {
 
 // uKey takes the tenant's half of the payload key and the encrypted payload.
 func (a *Agent) uKey(r *request) answer {
-	var body struct {
-		AuthTag      *string `json:"auth_tag"`
-		EncryptedKey *string `json:"encrypted_key"`
-		Payload      *string `json:"payload"`
-	}
-	if problem := readJSON(r, &body); problem != nil {
-		return *problem
-	}
-	if body.AuthTag == nil || body.EncryptedKey == nil {
-		return badRequest("Json deserialize error: missing field `auth_tag` or `encrypted_key`")
-	}
-	key, problem := a.decryptHalf(*body.EncryptedKey)
+	body, problem := readTexts(r, []string{"auth_tag", "encrypted_key"}, "payload")
 	if problem != nil {
 		return *problem
 	}
-	tag, err := hex.DecodeString(*body.AuthTag)
+	key, problem := a.decryptHalf(body["encrypted_key"])
+	if problem != nil {
+		return *problem
+	}
+	tag, err := hex.DecodeString(body["auth_tag"])
 	if err != nil {
 		return badRequest("Invalid hex encoding in auth_tag: %v", err)
 	}
@@ -51,8 +36,8 @@ func (a *Agent) uKey(r *request) answer {
 		return badRequest("auth tag length %d does not correspond to valid SHA-384 HMAC", len(tag))
 	}
 	half := uHalf{key: key, tag: tag}
-	if body.Payload != nil {
-		if half.payload, err = base64.StdEncoding.DecodeString(*body.Payload); err != nil {
+	if payload, given := body["payload"]; given {
+		if half.payload, err = base64.StdEncoding.DecodeString(payload); err != nil {
 			return badRequest("Invalid base64 encoding in payload: %v", err)
 		}
 	}
@@ -62,16 +47,11 @@ func (a *Agent) uKey(r *request) answer {
 
 // vKey takes the verifier's half of the payload key.
 func (a *Agent) vKey(r *request) answer {
-	var body struct {
-		EncryptedKey *string `json:"encrypted_key"`
-	}
-	if problem := readJSON(r, &body); problem != nil {
+	body, problem := readTexts(r, []string{"encrypted_key"})
+	if problem != nil {
 		return *problem
 	}
-	if body.EncryptedKey == nil {
-		return badRequest("Json deserialize error: missing field `encrypted_key`")
-	}
-	key, problem := a.decryptHalf(*body.EncryptedKey)
+	key, problem := a.decryptHalf(body["encrypted_key"])
 	if problem != nil {
 		return *problem
 	}
@@ -143,33 +123,6 @@ func (a *Agent) verifyKey(r *request) answer {
 	return success(struct {
 		HMAC string `json:"hmac"`
 	}{hex.EncodeToString(hmacSHA384(key, challenge))})
-}
-
-// readJSON decodes a body under the Rust agent's conditions: a JSON content type
-// and at most maxBody bytes. It returns what to answer if they are not met.
-func readJSON(r *request, into any) (problem *answer) {
-	refuse := func(format string, args ...any) *answer {
-		reply := badRequest(format, args...)
-		return &reply
-	}
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || kind != "application/json" && !strings.HasSuffix(kind, "+json") {
-		return refuse("Content type error: want application/json")
-	}
-	if r.ContentLength > maxBody {
-		return refuse("JSON payload (%d bytes) is larger than allowed (limit: %d bytes)", r.ContentLength, maxBody)
-	}
-	data, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-	if err != nil {
-		return refuse("reading the body: %v", err)
-	}
-	if len(data) > maxBody {
-		return refuse("JSON payload has exceeded limit (%d bytes)", maxBody)
-	}
-	if err := json.Unmarshal(data, into); err != nil {
-		return refuse("Json deserialize error: %v", err)
-	}
-	return nil
 }
 
 // akHandle is where the AK is in the TPM; 0 when it is not loaded.

@@ -50,7 +50,7 @@ func (a *Agent) identityQuote(r *request) answer {
 // integrityQuote serves the verifier: the PCRs of the mask and PCR 16, with the
 // logs that explain them.
 func (a *Agent) integrityQuote(r *request) answer {
-	query, problem := parameters(r, "nonce", "mask", "partial")
+	query, problem := parameters(r, "nonce", "mask", "partial", optional("ima_ml_entry"))
 	if problem != nil {
 		return *problem
 	}
@@ -140,12 +140,17 @@ func (a *Agent) info(r *request) answer {
 	}{a.uuid, a.cfg.HashAlgorithm, a.encAlg(r.version), a.cfg.AKAlgorithm, a.akHandle(r)})
 }
 
-// parameters parses the query and demands that each of names is there once.
+// optional marks the name of a parameter that need not be there.
+func optional(name string) string { return "?" + name }
+
+// parameters parses the query and demands that each of names is there, if it is
+// not optional, and no more than once.
 func parameters(r *request, names ...string) (url.Values, *answer) {
 	query := r.URL.Query()
 	for _, name := range names {
+		name, optional := strings.CutPrefix(name, "?")
 		switch values, ok := query[name]; {
-		case !ok:
+		case !ok && !optional:
 			a := badRequest("Query deserialize error: missing field `%s`", name)
 			return nil, &a
 		case len(values) > 1:
@@ -157,10 +162,10 @@ func parameters(r *request, names ...string) (url.Values, *answer) {
 }
 
 // alphanumeric admits letters and digits of any script, and the empty text, as
-// the Rust agent does.
+// the Rust agent does: Unicode's properties Alphabetic and Numeric.
 func alphanumeric(text string) bool {
 	for _, c := range text {
-		if !unicode.IsLetter(c) && !unicode.IsNumber(c) {
+		if !unicode.IsLetter(c) && !unicode.IsNumber(c) && !unicode.Is(unicode.Other_Alphabetic, c) {
 			return false
 		}
 	}

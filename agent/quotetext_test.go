@@ -199,6 +199,9 @@ func FuzzRequests(f *testing.F) {
 		once.Lock()
 		defer once.Unlock()
 		a.serveHTTP(w, r)
+		if w.Body.Len() == 0 && w.Header().Get("Content-Type") == "" && (w.Code == 405 || w.Code == 431 || w.Code == 400) {
+			return // what the web framework of the Rust agent answers by itself
+		}
 		var e envelope
 		if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || e.Code != w.Code {
 			t.Fatalf("%s %s: %d %q %v", method, path, w.Code, w.Body, err)

@@ -113,17 +113,11 @@ func (a *Agent) loadNotifier(dir string) {
 // revocation takes a notice and checks it; the last ones can be read with
 // Revocations. The verifier learns nothing of the check, as from the Rust agent.
 func (a *Agent) revocation(r *request) answer {
-	var body struct {
-		Message   *string `json:"msg"`
-		Signature *string `json:"signature"`
-	}
-	if problem := readJSON(r, &body); problem != nil {
+	body, problem := readTexts(r, []string{"msg", "signature"})
+	if problem != nil {
 		return *problem
 	}
-	if body.Message == nil || body.Signature == nil {
-		return badRequest("Json deserialize error: missing field `msg` or `signature`")
-	}
-	n := Revocation{Message: *body.Message, Signature: *body.Signature}
+	n := Revocation{Message: body["msg"], Signature: body["signature"]}
 	n.Problem = CheckNotice(a.notifier.Load(), n.Message, n.Signature)
 	a.book.revocation(n)
 	a.log.Info("revocation notice", "problem", n.Problem)

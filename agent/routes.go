@@ -15,6 +15,9 @@ import (
 // version, known or not.
 var versionedPath = regexp.MustCompile(`^/v([0-9]+)\.([0-9]+)(.*)$`)
 
+// encodedSlash finds a slash that is part of a name (RFC 3986, section 2.2).
+var encodedSlash = regexp.MustCompile(`(?i)%2f`)
+
 // request is one HTTP request on its way through the agent.
 type request struct {
 	*http.Request
@@ -28,6 +31,8 @@ type answer struct {
 	message string
 	results any
 	allow   string // Allow header of a 405
+	empty   bool   // no body: not even an envelope
+	last    bool   // the connection ends with it
 }
 
 func success(results any) answer {
@@ -46,6 +51,12 @@ func notAllowed(message string, methods ...string) answer {
 	a := failure(http.StatusMethodNotAllowed, "%s", message)
 	a.allow = strings.Join(methods, ", ")
 	return a
+}
+
+// wrongMethod answers for a resource that is there, but not for this method: with
+// nothing but the right one, as the Rust agent's web framework does by itself.
+func wrongMethod(method string) answer {
+	return answer{status: http.StatusMethodNotAllowed, allow: method, empty: true}
 }
 
 // envelope is the form of every Keylime answer.
@@ -84,7 +95,14 @@ func (a *Agent) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		reply.status, body = http.StatusInternalServerError, []byte(`{"code":500,"status":"Internal error","results":{}}`)
 	}
 	header := w.Header()
-	header.Set("Content-Type", "application/json")
+	if reply.empty {
+		body = nil
+	} else {
+		header.Set("Content-Type", "application/json")
+	}
+	if reply.last {
+		header.Set("Connection", "close")
+	}
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	if reply.allow != "" {
 		header.Set("Allow", reply.allow)
@@ -128,11 +146,17 @@ func (a *Agent) account(r *request, status int, start time.Time) {
 // route finds the answer to a request. Paths without one get the same status as
 // from the Rust agent: 400 for methods in use, 405 for others, never 404.
 func (a *Agent) route(r *request) answer {
+	if reply, refused := tooLarge(r.Request); refused {
+		return reply
+	}
 	path := r.URL.Path
+	if encodedSlash.MatchString(r.URL.RawPath) {
+		path = r.URL.RawPath // a slash that was encoded parts nothing
+	}
 	if path == "/version" {
 		r.endpoint = path
 		if r.Method != http.MethodGet {
-			return notAllowed("Method is not supported", http.MethodGet)
+			return wrongMethod(http.MethodGet)
 		}
 		return a.version()
 	}
@@ -153,7 +177,7 @@ func (a *Agent) route(r *request) answer {
 	if e, ok := endpoints[rest]; ok && r.version >= e.since { // one digit each
 		r.endpoint = rest
 		if r.Method != e.method {
-			return notAllowed("Method is not supported", e.method)
+			return wrongMethod(e.method)
 		}
 		return e.serve(a, r)
 	}
@@ -162,6 +186,33 @@ func (a *Agent) route(r *request) answer {
 
 func versionPaths() string {
 	return "/v" + strings.Join(APIVersions(), ", /v")
+}
+
+// Limits of the Rust agent's web framework: the number of header fields (actix-http)
+// and the length of a request target in bytes (the crate http). HTTP/2, in which
+// requests come in another form, has others there, which nobody comes near.
+const (
+	maxFields = 96
+	maxTarget = 1<<16 - 2
+)
+
+// tooLarge answers for requests with a header that is larger than the Rust agent
+// takes. maxHeader bounds it as a whole.
+func tooLarge(r *http.Request) (reply answer, refused bool) {
+	if r.ProtoMajor != 1 {
+		return answer{}, false
+	}
+	fields := 1 // Host, which net/http takes out
+	for _, values := range r.Header {
+		fields += len(values)
+	}
+	switch {
+	case fields > maxFields:
+		return answer{status: http.StatusRequestHeaderFieldsTooLarge, empty: true, last: true}, true
+	case len(r.RequestURI) > maxTarget:
+		return answer{status: http.StatusBadRequest, empty: true, last: true}, true
+	}
+	return answer{}, false
 }
 
 // noSuchPath answers for what is outside of any interface.

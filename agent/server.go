@@ -17,8 +17,9 @@ const (
 	shutdownGrace = 5 * time.Second
 	// idleTimeout is when an unused connection is closed.
 	idleTimeout = 30 * time.Second
-	// maxHeader is far above what a request line and header of Keylime need.
-	maxHeader = 16 << 10
+	// maxHeader is what the Rust agent's web framework takes of request line and
+	// header, in bytes, far above what Keylime needs; net/http adds 4 KiB to it.
+	maxHeader = 128<<10 - 4<<10
 )
 
 // Serve answers requests on Config.Listener until ctx ends or Close is called,
@@ -52,9 +53,12 @@ func (a *Agent) Serve(ctx context.Context) error {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(serverLog{a}, "", 0),
+		TLSConfig:         a.tlsConfig(),
+		// OPTIONS * is answered like any other path that is none.
+		DisableGeneralOptionsHandler: true,
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(tls.NewListener(a.cfg.Listener, a.tlsConfig())) }()
+	go func() { failed <- server.ServeTLS(a.cfg.Listener, "", "") }()
 	a.log.Info("serving", "address", a.cfg.Listener.Addr().String())
 	select {
 	case err := <-failed:
@@ -83,7 +87,7 @@ func (a *Agent) tlsConfig() *tls.Config {
 		Certificates:           []tls.Certificate{*a.server},
 		ClientAuth:             tls.RequireAndVerifyClientCert,
 		ClientCAs:              a.cfg.ClientCAs,
-		NextProtos:             []string{"http/1.1"},
+		NextProtos:             []string{"h2", "http/1.1"}, // as the Rust agent
 		SessionTicketsDisabled: true,
 	}
 }

@@ -52,6 +52,27 @@ func TestOldTLSIsRefused(t *testing.T) {
 	}
 }
 
+// TestHTTP2 is what a client gets that offers it, as from the Rust agent.
+func TestHTTP2(t *testing.T) {
+	f := startAgent(t, nil)
+	f.client = f.clientWith(f.ca.client(t))
+	f.client.Transport.(*http.Transport).ForceAttemptHTTP2 = true
+	defer f.client.CloseIdleConnections()
+	for path, want := range map[string]int{"/v2.6/quotes/identity?nonce=abc": 200, "/v2.6/quotes/identity": 400} {
+		response, err := f.client.Get(f.url + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.Proto != "HTTP/2.0" || response.StatusCode != want {
+			t.Errorf("%s: %s, status %d, want HTTP/2.0 and %d", path, response.Proto, response.StatusCode, want)
+		}
+	}
+	if n := f.ServedNonce("abc"); n != 1 {
+		t.Errorf("the quote counts as served %d times", n)
+	}
+}
+
 // TestHostilePeers: connections that say nothing, nonsense, or half a request do
 // not keep others from being served.
 func TestHostilePeers(t *testing.T) {

@@ -202,12 +202,21 @@ func (v *vectors) number(n int) int {
 // vector takes a vector whose length is a number of n bytes.
 func (v *vectors) vector(n int) []byte { return v.fixed(v.number(n)) }
 
+// lowerASCII leaves all but A to Z alone: Unicode has letters, such as the Kelvin
+// sign, whose lower case is in ASCII, and which would make one name of two.
+func lowerASCII(c rune) rune {
+	if c >= 'A' && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}
+
 // canonicalHost brings a server name or route to lower case without a final
 // dot, and refuses what cannot be a host name. RFC 6066 allows neither IP
 // literals nor a final dot in a server name; the dot is forgiven, since
 // clients that are given a fully qualified name do send it.
 func canonicalHost(s string) (string, error) {
-	host := strings.ToLower(strings.TrimSuffix(s, "."))
+	host := strings.Map(lowerASCII, strings.TrimSuffix(s, "."))
 	if _, err := netip.ParseAddr(host); err == nil {
 		return "", fmt.Errorf("%q is an IP literal, not a host name", s)
 	}

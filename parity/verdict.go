@@ -1,0 +1,66 @@
+package parity
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"keylab.dev/keylab/keylime"
+)
+
+// Verdict is what the verifier says of an agent.
+type Verdict struct {
+	State    string `json:"operational_state"`
+	Status   string `json:"attestation_status"`
+	Event    string `json:"last_event_id,omitempty"`
+	Severity int    `json:"severity_level,omitempty"`
+	// Before is what became of what was done, where that can fail: "the agent does not start".
+	Before string `json:"before,omitempty"`
+}
+
+func (v Verdict) String() string {
+	text := v.State + ", " + v.Status
+	if v.Event != "" {
+		text += fmt.Sprintf(", %s (severity %d)", v.Event, v.Severity)
+	}
+	if v.Before != "" {
+		text = v.Before + "; " + text
+	}
+	return text
+}
+
+const (
+	// goodQuotes is how many more good quotes make a verdict: the first may have been under way when something was done to the agent.
+	goodQuotes = 4
+	// verdictPatience is how long the verifier may take to come to a verdict.
+	verdictPatience = 2 * time.Minute
+)
+
+// awaitVerdict asks the verifier until it has given the agent up, or has had goodQuotes more good quotes.
+func awaitVerdict(ctx context.Context, v *keylime.VerifierClient, uuid string) (Verdict, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, verdictPatience, fmt.Errorf("no verdict of the verifier within %s", verdictPatience))
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	first, last := -1, "none"
+	for {
+		a, err := v.Agent(ctx, uuid)
+		switch {
+		case err != nil:
+			last = err.Error()
+		case first < 0 || a.AttestationCount < first: // it was enrolled anew
+			first = a.AttestationCount
+		}
+		if err == nil {
+			last = a.OperationalState.String()
+			if a.OperationalState.Stopped() || a.AttestationCount >= first+goodQuotes {
+				return Verdict{State: last, Status: a.AttestationStatus, Event: a.LastEventID, Severity: a.SeverityLevel}, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return Verdict{}, fmt.Errorf("agent %s: %w; the last answer: %s", uuid, context.Cause(ctx), last)
+		case <-tick.C:
+		}
+	}
+}
