@@ -129,6 +129,8 @@ func TestNoticesAreChecked(t *testing.T) {
 	tell(first, nil)
 	tell(second, ErrForged)
 	f.deliverTo(t, zipOf(t, "note", "no certificate"))
+	f.payloads.idle.Wait()
+	tell(first, nil)
 	f.deliverTo(t, zipOf(t, NotifierCertificate, second.pem()))
 	loaded(2)
 	tell(second, nil)

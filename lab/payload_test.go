@@ -2,8 +2,11 @@ package lab_test
 
 import (
 	"archive/zip"
+	"bufio"
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -123,9 +126,13 @@ func TestPayload(t *testing.T) {
 		verify(t, l, stranger...) // what is in the machine's memory outlives the agent
 	})
 	t.Run("gone with a reboot", func(t *testing.T) {
+		look := beforehand(t, l, "none", `cat "$0"/unzipped/* 2>/dev/null || echo nothing`, filepath.Join(l.Dir().Agent("a"), "secure"))
 		done, err := l.Act(t.Context(), control.Action{Kind: control.ActionReboot, Node: "a"})
 		if err != nil || !strings.Contains(done, "its payload went with its memory: `keylab node enrol a` has it delivered again") {
 			t.Fatalf("reboot: %q, %v", done, err)
+		}
+		if got := look(); got != "nothing\n" {
+			t.Errorf("a program that was started before still sees what was in the node's memory:\n%s", got)
 		}
 		if done, err := l.Act(t.Context(), control.Action{Kind: control.ActionReboot, Node: "none"}); err != nil || strings.Contains(done, "payload") {
 			t.Fatalf("reboot of a node without a payload: %q, %v", done, err)
@@ -206,6 +213,39 @@ func inSecure(t *testing.T, l *lab.Lab, node, command string) string {
 		t.Fatalf("on %s: %s: %v\n%s%s", node, command, err, out, &stderr)
 	}
 	return string(out)
+}
+
+// beforehand starts a shell command on a node now, which waits for its turn; the function that is returned gives it that, and returns what it prints.
+func beforehand(t *testing.T, l *lab.Lab, node, command string, args ...string) func() string {
+	t.Helper()
+	cmd, err := l.Command(t.Context(), node, append([]string{"sh", "-c", "echo here; read turn; " + command}, args...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out := bufio.NewReader(stdout)
+	if line, err := out.ReadString('\n'); err != nil || line != "here\n" {
+		t.Fatalf("a shell on %s: %q, %v", node, line, err)
+	}
+	return func() string {
+		t.Helper()
+		stdin.Close()
+		rest, err := io.ReadAll(out)
+		if err := errors.Join(err, cmd.Wait()); err != nil {
+			t.Fatalf("%s on %s: %v", command, node, err)
+		}
+		return string(rest)
+	}
 }
 
 func checkOf(t *testing.T, r report.Result, name string) report.Check {
