@@ -5,60 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
-	"runtime"
-	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"keylab.dev/keylab/internal/nstest"
 )
 
-// inNamespaceEnv marks the copy of the test program that runs in namespaces of its own.
-const inNamespaceEnv = "KEYLAB_NETLAB_TEST_INSIDE"
-
-// TestMain runs the tests in a copy of the test program that has its own
-// network and mount namespace, and, for a normal user, its own user namespace.
-func TestMain(m *testing.M) {
-	if os.Getenv(inNamespaceEnv) == "" {
-		os.Exit(runInside())
-	}
-	if err := privateRun(); err != nil {
-		fmt.Fprintln(os.Stderr, "prepare the test's mount namespace:", err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
-
-func runInside() int {
-	runtime.LockOSThread() // Pdeathsig follows the thread
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inNamespaceEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,
-		Pdeathsig:  syscall.SIGKILL,
-	}
-	if os.Geteuid() != 0 || os.Getenv("KEYLAB_TEST_USERNS") != "" {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	}
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "run the tests in namespaces:", err)
-		return 1
-	}
-	return 0
-}
-
-func privateRun() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return err
-	}
-	if err := prepareNamespace(); err != nil { // the loopback link is down in a new namespace
-		return err
-	}
-	return unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")
-}
+func TestMain(m *testing.M) { nstest.Main(m, nstest.Options{Mounts: true}) }
 
 // The plan of the tests' lab: two networks and a router, as a real lab has them.
 var (
