@@ -20,19 +20,7 @@ func (s *supervisor) makePolicies(ctx context.Context) error {
 
 // boot measures the start of the node into its TPM, which has just been powered on.
 func (n *node) boot(ctx context.Context) error {
-	n.mu.Lock()
-	measured := n.measured
-	n.mu.Unlock()
-	if measured == nil {
-		var err error
-		if measured, err = fleet.Measured(n.s.dir, n.s.plan.Lab, n.Node, n.openTPM); err != nil {
-			return err
-		}
-		n.mu.Lock()
-		n.measured = measured
-		n.mu.Unlock()
-	}
-	if err := measured.Boot(ctx); err != nil {
+	if err := n.measured.Boot(ctx); err != nil {
 		return fmt.Errorf("boot %s: %w", n.Name, err)
 	}
 	return nil
@@ -41,7 +29,8 @@ func (n *node) boot(ctx context.Context) error {
 // request is what the tenant is asked for to have the node enrolled.
 func (n *node) request() (keylime.Request, error) {
 	r := fleet.Request(n.s.dir, n.s.plan, n.Node, n.uuid)
-	return r, fleet.AddPolicies(&r, n.s.dir, n.Node, n.measured)
+	err := fleet.AddPolicies(&r, n.s.dir, n.Node, n.measured) // before r is returned: it is changed
+	return r, err
 }
 
 // serveLogs has a Go agent serve what the node measured.

@@ -42,7 +42,8 @@ type nodeAgent interface {
 // node is one attested machine, running.
 type node struct {
 	plan.Node
-	s *supervisor
+	s        *supervisor
+	measured *measure.Node
 
 	mu       sync.Mutex
 	tpm      *tpmsim.TPM
@@ -53,11 +54,10 @@ type node struct {
 	agent    nodeAgent
 	arrivals *netlab.ConnCounter // connections that reached the agent's port, by the node's own kernel
 	enrolled verify.Enrolment
-	measured *measure.Node // nil before the first boot
-	booted   time.Time     // when the machine was started last
-	secure   bool          // its tmpfs is mounted
-	off      bool          // the machine is switched off
-	former   []string      // UUIDs of TPMs that were replaced, which the verifier may still know
+	booted   time.Time // when the machine was started last
+	secure   bool      // its tmpfs is mounted
+	off      bool      // the machine is switched off
+	former   []string  // UUIDs of TPMs that were replaced, which the verifier may still know
 
 	acting sync.Mutex // one action at a time
 }

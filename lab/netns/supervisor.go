@@ -81,8 +81,12 @@ func Supervise(lab string, args []string, files func(int) *os.File) error {
 	if err := json.Unmarshal(data, &s.plan); err != nil {
 		return fmt.Errorf("read the lab's plan %s: %w", s.dir.Plan(), err)
 	}
-	for _, n := range s.plan.Nodes {
-		s.nodes = append(s.nodes, &node{Node: n, s: s})
+	for _, p := range s.plan.Nodes {
+		n := &node{Node: p, s: s}
+		if n.measured, err = fleet.Measured(s.dir, s.plan.Lab, p, n.openTPM); err != nil {
+			return err
+		}
+		s.nodes = append(s.nodes, n)
 	}
 	listener, err := control.Adopt(files(fileControl))
 	if err != nil {

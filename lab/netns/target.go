@@ -49,9 +49,7 @@ func (n *node) facts() verify.Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	v := verify.Node{Node: n.Node, UUID: n.uuid, Hostname: n.hostname, Enrolled: n.enrolled, TPM: n.readTPM, FindPayload: n.payload}
-	if n.measured != nil {
-		v.PCRs = n.measured.PCRs
-	}
+	v.PCRs = n.measured.PCRs
 	v.Served = func(string) (int, error) { return 0, errNoAgent }
 	v.Arrived = func() (uint64, error) { return 0, errNoAgent }
 	if n.agent != nil {
