@@ -127,7 +127,7 @@ func (l *Lab) start(ctx context.Context, p *part) error {
 		}
 	}
 	if err := l.docker.ContainerStart(ctx, made.ID, container.StartOptions{}); err != nil {
-		return fmt.Errorf("start container %s: %w", name, err)
+		return fmt.Errorf("start container %s: %w", name, explained(err))
 	}
 	return nil
 }
