@@ -170,7 +170,13 @@ func (l *Lab) learnAddresses(ctx context.Context) error {
 	}
 	if err := l.learn(func(f *facts) { f.Addresses = got }); err != nil {
 		return err
+	if _, err := l.writeRoleConfig(plan.Router, routerConfig(p)); err != nil {
+		return err
 	}
+	}
+		if _, err := l.writeRoleConfig(server, dnsConfig(p, server)); err != nil {
+			return err
+		}
 	return l.tellAddresses(ctx)
 }
 

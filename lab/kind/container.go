@@ -83,19 +83,25 @@ func (p *part) volume(name, to string) {
 
 // writeConfig gives a role its configuration: a file in the lab's folder that the container sees.
 func (p *part) writeConfig(l *Lab, config any) error {
-	data, err := json.MarshalIndent(config, "", "  ")
+	path, err := l.writeRoleConfig(p.name, config)
 	if err != nil {
-		return fmt.Errorf("encode the configuration of %s: %w", p.name, err)
-	}
-	path := filepath.Join(l.dir.Path, "containers", p.name+".json")
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("write the configuration of %s: %w", p.name, err)
-	}
-	if err := atomicfile.Write(path, append(data, '\n'), 0o600); err != nil {
 		return err
 	}
 	p.bind(path, configPath, true)
 	return nil
+}
+
+// writeRoleConfig writes the configuration that the container of this name reads whenever it starts, and returns the file's path.
+func (l *Lab) writeRoleConfig(name string, config any) (string, error) {
+	data, err := json.MarshalIndent(config, "", "  ")
+	if err != nil {
+		return "", fmt.Errorf("encode the configuration of %s: %w", name, err)
+	}
+	path := filepath.Join(l.dir.Path, "containers", name+".json")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", fmt.Errorf("write the configuration of %s: %w", name, err)
+	}
+	return path, atomicfile.Write(path, append(data, '\n'), 0o600)
 }
 
 // start makes a container and starts it.
