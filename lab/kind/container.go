@@ -194,9 +194,14 @@ func (l *Lab) died(ctx context.Context, name string) error {
 	return fmt.Errorf("container %s does not run: %s\nthe end of its log (docker logs %s):\n%s", c.Name[1:], how, c.Name[1:], l.logTail(ctx, name))
 }
 
-// logTail is the end of a container's log, indented.
+// logTail is the end of the log of one of the lab's containers, indented.
 func (l *Lab) logTail(ctx context.Context, name string) string {
-	r, err := l.docker.ContainerLogs(ctx, l.resource(name), container.LogsOptions{ShowStdout: true, ShowStderr: true, Tail: "15"})
+	return l.containerTail(ctx, l.resource(name))
+}
+
+// containerTail is logTail for a container by its own name.
+func (l *Lab) containerTail(ctx context.Context, name string) string {
+	r, err := l.docker.ContainerLogs(ctx, name, container.LogsOptions{ShowStdout: true, ShowStderr: true, Tail: "15"})
 	if err != nil {
 		return "  " + err.Error()
 	}

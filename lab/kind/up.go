@@ -68,7 +68,7 @@ func (u *up) run(ctx context.Context) error {
 		defer t.Stop()
 		select {
 		case <-t.C:
-			cancel(fmt.Errorf("not ready within %s (timeouts.ready)", limit))
+			cancel(&lateError{limit})
 		case <-finished:
 		}
 	}()
@@ -84,6 +84,13 @@ func (u *up) run(ctx context.Context) error {
 		return fmt.Errorf("%w\nthe lab was left as it is: `keylab down %s` ends it", err, u.planned.Lab)
 	}
 	return err
+}
+
+// lateError says that the lab's time to get ready is over.
+type lateError struct{ limit time.Duration }
+
+func (e *lateError) Error() string {
+	return fmt.Sprintf("not ready within %s (timeouts.ready)", e.limit)
 }
 
 // event hands a step's progress on.
