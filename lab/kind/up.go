@@ -72,7 +72,7 @@ func (u *up) run(ctx context.Context) error {
 		case <-finished:
 		}
 	}()
-	_, err := steps.Run(ready, u.steps(), steps.Options{Retain: u.Retain, OnEvent: u.event, UndoTimeout: 2 * time.Minute})
+	_, err := steps.Run(ready, u.steps(), steps.Options{Retain: u.Retain, OnEvent: u.event, UndoTimeout: removeLimit + time.Minute})
 	u.closeEnroller(context.WithoutCancel(ctx))
 	if err == nil {
 		return u.learn(func(f *facts) { f.Ready = time.Now() })
