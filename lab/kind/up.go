@@ -165,6 +165,23 @@ func (u *up) ensureImages(ctx context.Context) error {
 	if set.Why != "" {
 		u.note(plan.StepImages, set.Why)
 	}
+	if err := u.keepProgram(ctx, set); err != nil {
+		return err
+	}
+	if err := u.agentImages(ctx); err != nil {
+		return err
+	}
+	close(u.imaged)
+	return nil
+}
+
+// keepProgram stores the running program and the image made of it, has the lab know them, and removes copies that nobody uses any more.
+func (u *up) keepProgram(ctx context.Context, set images.Set) error {
+	unlock, err := lockPrograms(u.Cache)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	program, err := storeProgram(u.Cache)
 	if err != nil {
 		return err
@@ -177,10 +194,13 @@ func (u *up) ensureImages(ctx context.Context) error {
 	if err := u.learn(func(f *facts) { f.Images, f.Program, f.Image = set, program, image }); err != nil {
 		return err
 	}
-	if err := u.agentImages(ctx); err != nil {
-		return err
+	freed, err := prunePrograms(ctx, u.docker, u.Cache, program)
+	switch {
+	case err != nil: // that is no reason not to have a lab
+		u.note(plan.StepImages, fmt.Sprintf("old copies of keylab stay in %s: %v", programsDir(u.Cache), err))
+	case freed > 0:
+		u.note(plan.StepImages, fmt.Sprintf("removed old copies of keylab from the cache, %d MB", freed/1e6))
 	}
-	close(u.imaged)
 	return nil
 }
 
