@@ -71,9 +71,9 @@ type Node struct {
 	EK NodeEK `yaml:"ek,omitempty"`
 	// What is special about this node's agent.
 	Agent NodeAgent `yaml:"agent,omitempty"`
-	// Labels of the node's Kubernetes object; for the substrate `kind` only.
+	// Labels of the node's Kubernetes object; for the substrate `kind` only. Not those that Kubernetes or keylab give by themselves.
 	Labels map[string]string `yaml:"labels,omitempty"`
-	// Folders of this machine that the node sees; for the substrate `kind` only.
+	// Files and folders of this machine that the node sees; for the substrate `kind` only.
 	Mounts []Mount `yaml:"mounts,omitempty" jsonschema:"maxItems=50"`
 }
 
