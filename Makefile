@@ -120,5 +120,7 @@ fuzz: ## run every fuzz target for FUZZTIME
 clean: ## end and delete lab LAB, what a broken-off `make test` left, and everything built
 	@scripts/clean.sh $(LAB)
 
-realclean: clean ## clean, and delete the cached Keylime and images too
+realclean: ## clean, and delete the cached Keylime and images too
+	@scripts/clean.sh --look $(LAB)
+	@scripts/clean.sh $(LAB)
 	@scripts/clean.sh --cache

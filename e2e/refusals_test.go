@@ -2,11 +2,17 @@ package e2e
 
 import (
 	"bufio"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/plan"
 )
 
 // A stranger's CA on one worker: refused by name, the others attested.
@@ -26,16 +32,26 @@ func TestStranger(t *testing.T) {
 	wantOnly(t, failed(l.verify()), "bad")
 }
 
-// Killed at whatever step, an up leaves what one down takes away.
+// Killed at whatever step, an up leaves what one down takes away. The steps are those of the plan, so that a new one is walked too. One kill costs one
+// start as far as that step: seconds for those that need no cluster, which are half of them, and about a whole start for the others.
 func TestUpKilled(t *testing.T) {
 	l := newLab(t, "e2e-killed", 44, "nodes: 1\n")
-	for _, step := range []string{"images", "tpm/node-1", "network", "dns", "registrar", "cluster", "load-balancer", "ingress", "agents", "attest/node-1"} {
-		t.Run("after "+step, func(t *testing.T) {
+	var p plan.Plan
+	if err := json.Unmarshal([]byte(l.run("up", "-f", l.spec, "--dry-run", "--output", "json")), &p); err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Steps) < 15 {
+		t.Fatalf("the plan has only %d steps", len(p.Steps))
+	}
+	for _, step := range p.Steps {
+		t.Run("after "+step.Name, func(t *testing.T) {
 			l := l.on(t)
-			if !killAfter(l, step) {
-				t.Fatalf("up ended before it had done %s", step)
+			began := time.Now()
+			if !killAfter(l, step.Name) {
+				t.Fatalf("up ended before it had done %s", step.Name)
 			}
-			if step == "network" {
+			killed := time.Since(began)
+			if step.Name == plan.StepNetwork {
 				if out := l.run("list"); !strings.Contains(out, l.name) {
 					t.Errorf("list does not show the half-made lab:\n%s", out)
 				}
@@ -43,15 +59,56 @@ func TestUpKilled(t *testing.T) {
 					t.Errorf("a half-made lab is %s", s.State)
 				}
 			}
+			bridges := bridgesOf(t, l.name)
 			l.run("down", l.name)
-			if s := strings.TrimSpace(docker(t, "ps", "--all", "--quiet", "--filter", "name=keylab-e2e-killed") + docker(t, "network", "ls", "--quiet", "--filter", "name=keylab-e2e-killed")); s != "" {
-				t.Errorf("left after down: %s", s)
-			}
+			nothingButTPMs(t, l.name, bridges)
+			t.Logf("killed after %.1f s, gone %.1f s later", killed.Seconds(), (time.Since(began) - killed).Seconds())
 		})
 	}
 	l.run("wipe", l.name)
 	if s := left(t, l.name); s != "" {
 		t.Errorf("left after wipe: %s", s)
+	}
+}
+
+// bridgesOf are the machine's links that Docker made for a lab's networks.
+func bridgesOf(t *testing.T, lab string) []string {
+	var bridges []string
+	for _, id := range strings.Fields(docker(t, "network", "ls", "--quiet", "--no-trunc", "--filter", "label=keylab.lab="+lab)) {
+		bridges = append(bridges, "br-"+id[:12])
+	}
+	return bridges
+}
+
+// nothingButTPMs checks that of a lab that is down Docker has its TPMs' state and nothing else, and the machine no link and no rule of its networks.
+func nothingButTPMs(t *testing.T, lab string, bridges []string) {
+	t.Helper()
+	for _, list := range [][]string{
+		{"ps", "--all", "--quiet", "--filter", "name=keylab-" + lab + "-"},
+		{"ps", "--all", "--quiet", "--filter", "label=keylab.lab=" + lab},
+		{"network", "ls", "--quiet", "--filter", "label=keylab.lab=" + lab},
+	} {
+		if s := docker(t, list...); s != "" {
+			t.Errorf("docker %s after down: %s", strings.Join(list, " "), s)
+		}
+	}
+	for _, v := range strings.Fields(docker(t, "volume", "ls", "--quiet", "--filter", "label=keylab.lab="+lab)) {
+		if !strings.HasPrefix(v, "keylab-"+lab+"-tpm-") {
+			t.Errorf("volume %s after down", v)
+		}
+	}
+	rules, err := exec.Command("iptables-save").CombinedOutput()
+	if err != nil {
+		t.Logf("the machine's rules cannot be looked at: %v: %s", err, rules)
+		rules = nil
+	}
+	for _, bridge := range bridges {
+		if _, err := os.Stat(filepath.Join("/sys/class/net", bridge)); err == nil {
+			t.Errorf("link %s after down", bridge)
+		}
+		if strings.Contains(string(rules), bridge) {
+			t.Errorf("rules for %s after down:\n%s", bridge, rules)
+		}
 	}
 }
 

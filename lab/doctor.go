@@ -115,6 +115,9 @@ func dockerFinding(ctx context.Context) Finding {
 	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
 	defer cancel()
 	version, err := kind.CheckDocker(ctx, docker)
+	if err == nil {
+		err = kind.TryPrivileged(ctx, docker)
+	}
 	var problem *kind.Problem
 	switch {
 	case errors.As(err, &problem):

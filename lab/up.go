@@ -151,6 +151,11 @@ func supported(p plan.Plan) error {
 				return fmt.Errorf("the agent of %s: %s is not an executable file", n.Name, n.Agent.Path)
 			}
 		}
+		for _, m := range n.Mounts { // Docker would make an empty folder of what is not there
+			if _, err := os.Stat(m.HostPath); err != nil {
+				return fmt.Errorf("node %s is to see %s at %s: %w", n.Name, m.HostPath, m.ContainerPath, err)
+			}
+		}
 	}
 	return nil
 }

@@ -5,7 +5,7 @@
 #   scripts/dockerd.sh start    installs Docker where it is missing (root or sudo), and starts a daemon if none answers
 #   scripts/dockerd.sh try      start, where this user may; what cannot be tested without Docker says so itself
 #   scripts/dockerd.sh stop     ends the daemon that start started, if any; images stay in the cache
-#   scripts/dockerd.sh wipe     ends it and deletes its images
+#   scripts/dockerd.sh wipe     ends it and deletes its images, unless a lab has something in it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
@@ -18,7 +18,21 @@ log=$cache/dockerd.log
 
 answers() { docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
-running() { [[ -e $pidfile ]] && [[ $(cat "/proc/$(cat "$pidfile")/comm" 2>/dev/null) == dockerd ]]; }
+# The daemon that runs is the one that start started with this cache; there is one place for all caches where its number stands.
+running() {
+  [[ -e $pidfile ]] || return 1
+  local argv
+  { mapfile -d '' -t argv <"/proc/$(cat "$pidfile")/cmdline"; } 2>/dev/null || return 1
+  [[ $(basename "${argv[0]:-}") == dockerd && " ${argv[*]} " == *" $cache/daemon.json "* ]]
+}
+
+# labs of which the daemon has something: a TPM's state is there even after keylab down
+labs() {
+  {
+    docker ps --all --format '{{.Label "keylab.lab"}}'
+    docker volume ls --format '{{.Label "keylab.lab"}}'
+  } | sort -u | xargs
+}
 
 start() {
   if ! command -v dockerd >/dev/null && ! answers; then
@@ -80,6 +94,10 @@ case ${1:-} in
   try) (start) || echo "dockerd: no Docker: the tests of the substrate kind will not run." >&2 ;;
   stop) stop ;;
   wipe)
+    if running && answers && left=$(labs) && [[ -n $left ]]; then
+      echo "dockerd: the daemon has labs, whose TPMs would be lost: $left. First end and delete them: keylab wipe LAB" >&2
+      exit 1
+    fi
     stop
     rm -rf "$cache"
     ;;

@@ -204,19 +204,25 @@ func readSpec(stdin io.Reader, file string) (lab.Spec, error) {
 	if err != nil {
 		return labSpec, err
 	}
-	resolve := func(a *spec.Agent) error {
-		if a.Path == "" {
+	resolve := func(path *string, from func(file string) string) error {
+		if *path == "" {
 			return nil
 		}
-		a.Path, err = filepath.Abs(a.PathFrom(file))
+		*path, err = filepath.Abs(from(file))
 		return err
 	}
-	if err := resolve(&labSpec.Agent); err != nil {
+	if err := resolve(&labSpec.Agent.Path, labSpec.Agent.PathFrom); err != nil {
 		return labSpec, err
 	}
 	for i := range labSpec.Nodes.List {
-		if err := resolve((*spec.Agent)(&labSpec.Nodes.List[i].Agent)); err != nil {
+		n := &labSpec.Nodes.List[i]
+		if err := resolve(&n.Agent.Path, spec.Agent(n.Agent).PathFrom); err != nil {
 			return labSpec, err
+		}
+		for j := range n.Mounts {
+			if err := resolve(&n.Mounts[j].HostPath, n.Mounts[j].PathFrom); err != nil {
+				return labSpec, err
+			}
 		}
 	}
 	return labSpec, labSpec.ResolvePayloads(file)

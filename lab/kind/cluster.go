@@ -88,12 +88,19 @@ func (l *Lab) createCluster(ctx context.Context) error {
 	select {
 	case err = <-created:
 	case <-ctx.Done():
+		why := ""
+		if errors.As(context.Cause(ctx), new(*lateError)) { // else it is no fault of the nodes
+			why = "\n" + l.whyNoCluster(context.WithoutCancel(ctx)) // while they are there
+		}
+		stop()
 		err = errors.Join(context.Cause(ctx), l.abandonCluster(created))
+		<-loaded
+		return fmt.Errorf("kind had not made the cluster: %w%s", err, why)
 	}
 	if err != nil {
 		stop()
 		<-loaded
-		return fmt.Errorf("kind: %w\n%s", err, l.whyNoCluster(context.WithoutCancel(ctx)))
+		return fmt.Errorf("kind: %w\n%s", withOutput(err), l.whyNoCluster(context.WithoutCancel(ctx)))
 	}
 	if err := os.Chmod(l.Kubeconfig(), 0o600); err != nil {
 		return fmt.Errorf("kind wrote no kubeconfig: %w", err)
@@ -125,20 +132,6 @@ func (l *Lab) abandonCluster(created <-chan error) error {
 		case <-tick.C:
 		}
 	}
-}
-
-// whyNoCluster shows the last lines of a kubelet that does not run well, or where kind's own log is.
-func (l *Lab) whyNoCluster(ctx context.Context) string {
-	said := fmt.Sprintf("kind's log is %s", l.dir.Log("kind"))
-	for _, n := range append([]string{l.planned.Kubernetes.ControlPlane}, l.workers()...) {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		out, err := l.execOutput(ctx, n, "journalctl", "-u", "kubelet", "-n", "5", "--no-pager", "-o", "cat")
-		cancel()
-		if err == nil && out != "" {
-			said += fmt.Sprintf("\nthe end of the kubelet's log on %s:\n%s", n, indent(out))
-		}
-	}
-	return said
 }
 
 func (l *Lab) workers() []string {
@@ -174,10 +167,16 @@ func (l *Lab) learnAddresses(ctx context.Context) error {
 	return l.tellAddresses(ctx)
 }
 
-// tellAddresses gives DNS and router the addresses that the plan could not know.
+// tellAddresses gives DNS and router the addresses that the plan could not know, and keeps them for the day when their containers are restarted.
 func (l *Lab) tellAddresses(ctx context.Context) error {
 	p := l.plan()
+	if _, err := l.writeRoleConfig(plan.Router, routerConfig(p)); err != nil {
+		return err
+	}
 	for _, server := range []string{plan.DNS, plan.ClusterDNS} {
+		if _, err := l.writeRoleConfig(server, dnsConfig(p, server)); err != nil {
+			return err
+		}
 		for name, address := range p.DNS.Records {
 			if address == l.planned.DNS.Records[name] {
 				continue

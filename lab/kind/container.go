@@ -83,19 +83,25 @@ func (p *part) volume(name, to string) {
 
 // writeConfig gives a role its configuration: a file in the lab's folder that the container sees.
 func (p *part) writeConfig(l *Lab, config any) error {
-	data, err := json.MarshalIndent(config, "", "  ")
+	path, err := l.writeRoleConfig(p.name, config)
 	if err != nil {
-		return fmt.Errorf("encode the configuration of %s: %w", p.name, err)
-	}
-	path := filepath.Join(l.dir.Path, "containers", p.name+".json")
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("write the configuration of %s: %w", p.name, err)
-	}
-	if err := atomicfile.Write(path, append(data, '\n'), 0o600); err != nil {
 		return err
 	}
 	p.bind(path, configPath, true)
 	return nil
+}
+
+// writeRoleConfig writes the configuration that the container of this name reads whenever it starts, and returns the file's path.
+func (l *Lab) writeRoleConfig(name string, config any) (string, error) {
+	data, err := json.MarshalIndent(config, "", "  ")
+	if err != nil {
+		return "", fmt.Errorf("encode the configuration of %s: %w", name, err)
+	}
+	path := filepath.Join(l.dir.Path, "containers", name+".json")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", fmt.Errorf("write the configuration of %s: %w", name, err)
+	}
+	return path, atomicfile.Write(path, append(data, '\n'), 0o600)
 }
 
 // start makes a container and starts it.
@@ -127,7 +133,7 @@ func (l *Lab) start(ctx context.Context, p *part) error {
 		}
 	}
 	if err := l.docker.ContainerStart(ctx, made.ID, container.StartOptions{}); err != nil {
-		return fmt.Errorf("start container %s: %w", name, err)
+		return fmt.Errorf("start container %s: %w", name, explained(err))
 	}
 	return nil
 }
@@ -188,9 +194,14 @@ func (l *Lab) died(ctx context.Context, name string) error {
 	return fmt.Errorf("container %s does not run: %s\nthe end of its log (docker logs %s):\n%s", c.Name[1:], how, c.Name[1:], l.logTail(ctx, name))
 }
 
-// logTail is the end of a container's log, indented.
+// logTail is the end of the log of one of the lab's containers, indented.
 func (l *Lab) logTail(ctx context.Context, name string) string {
-	r, err := l.docker.ContainerLogs(ctx, l.resource(name), container.LogsOptions{ShowStdout: true, ShowStderr: true, Tail: "15"})
+	return l.containerTail(ctx, l.resource(name))
+}
+
+// containerTail is logTail for a container by its own name.
+func (l *Lab) containerTail(ctx context.Context, name string) string {
+	r, err := l.docker.ContainerLogs(ctx, name, container.LogsOptions{ShowStdout: true, ShowStderr: true, Tail: "15"})
 	if err != nil {
 		return "  " + err.Error()
 	}

@@ -9,7 +9,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/client"
 )
 
@@ -60,6 +63,9 @@ func CheckDocker(ctx context.Context, c *client.Client) (version string, err err
 	if _, err := exec.LookPath("docker"); err != nil {
 		return "", &Problem{"the docker command is missing, with which kind makes its nodes", "sudo apt-get install docker.io"}
 	}
+	if err := checkContext(ctx, c); err != nil {
+		return "", err
+	}
 	info, err := c.Info(ctx)
 	switch {
 	case errors.Is(err, os.ErrPermission) || err != nil && strings.Contains(err.Error(), "permission denied"):
@@ -70,17 +76,122 @@ func CheckDocker(ctx context.Context, c *client.Client) (version string, err err
 	case err != nil:
 		return "", fmt.Errorf("ask Docker what it is: %w", err)
 	}
-	if v := c.ClientVersion(); older(v, minimumAPI) {
-		return "", &Problem{fmt.Sprintf("Docker %s is too old: its API is %s, and a lab needs %s", info.ServerVersion, v, minimumAPI), "install Docker 20.10 or newer"}
-	}
-	if info.OSType != "linux" {
-		return "", &Problem{"Docker runs " + info.OSType + " containers; a lab needs Linux ones", "switch Docker to Linux containers"}
-	}
-	if slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return strings.Contains(o, "name=rootless") }) {
-		return "", &Problem{"this Docker is rootless: it routes nothing between its networks and the router container would stand alone",
-			"use a Docker that runs as root (docker context use default), or the substrate netns"}
+	if p := unfit(c.ClientVersion(), info); p != nil {
+		p.What += " (Docker at " + c.DaemonHost() + ")"
+		return "", p
 	}
 	return info.ServerVersion, nil
+}
+
+// checkContext refuses a docker command, which kind uses, that means another daemon than the environment says: such as one of Docker's contexts.
+func checkContext(ctx context.Context, c *client.Client) error {
+	if os.Getenv(client.EnvOverrideHost) != "" {
+		return nil // it wins over contexts
+	}
+	out, err := exec.CommandContext(ctx, "docker", "context", "inspect", "--format", "{{.Name}} {{.Endpoints.docker.Host}}").Output()
+	if err != nil {
+		return nil // one that knows no contexts
+	}
+	name, host, ok := strings.Cut(strings.TrimSpace(string(out)), " ")
+	if !ok || host == c.DaemonHost() {
+		return nil
+	}
+	return &Problem{fmt.Sprintf("the docker command uses %s, by its context %s, and keylab %s", host, name, c.DaemonHost()),
+		fmt.Sprintf("export %s=%s, or docker context use default", client.EnvOverrideHost, host)}
+}
+
+// unfit is why a daemon that answers, with this version of the API, cannot have a lab; nil when it can.
+func unfit(api string, info system.Info) *Problem {
+	if older(api, minimumAPI) {
+		return &Problem{fmt.Sprintf("Docker %s is too old: its API is %s, and a lab needs %s", info.ServerVersion, api, minimumAPI), "install Docker 20.10 or newer"}
+	}
+	if info.OSType != "linux" {
+		return &Problem{"Docker runs " + info.OSType + " containers; a lab needs Linux ones", "switch Docker to Linux containers"}
+	}
+	if slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return strings.Contains(o, "name=rootless") }) {
+		return &Problem{"this Docker is rootless: it routes nothing between its networks and the router container would stand alone",
+			"use a Docker that runs as root (docker context use default), or the substrate netns"}
+	}
+	// The kubelet does not start without these.
+	var missing []string
+	for _, c := range []struct {
+		name string
+		has  bool
+	}{{"memory", info.MemoryLimit}, {"cpu", info.CPUShares && info.CPUCfsQuota}, {"cpuset", info.CPUSet}, {"pids", info.PidsLimit}} {
+		if !c.has {
+			missing = append(missing, c.name)
+		}
+	}
+	if len(missing) > 0 {
+		return &Problem{fmt.Sprintf("Docker %s lacks control groups that Kubernetes' nodes need: %s", info.ServerVersion, strings.Join(missing, ", ")), fixCgroups}
+	}
+	return nil
+}
+
+// What mends a machine, most likely a container itself, on which Docker's daemon has not all rights.
+const (
+	fixRights  = "where keylab itself is in a container, run that with --privileged; else stop this Docker and run scripts/dockerd.sh start, whose daemon makes do with what there is; or use the substrate netns"
+	fixCgroups = "mount them (sudo apt-get install cgroupfs-mount, or boot with cgroup_enable=memory); where keylab itself is in a container, " +
+		"run that with --privileged; or use the substrate netns"
+)
+
+// explained adds to what Docker, or kind, said of a container that would not start what is known to be behind it and what to do.
+func explained(err error) error {
+	if err == nil {
+		return nil
+	}
+	if p := shortage(err.Error()); p != nil {
+		return fmt.Errorf("%w\n%w", err, p)
+	}
+	return err
+}
+
+// shortage reads Docker's words: which right it lacks itself; nil when it is not about that.
+func shortage(said string) *Problem {
+	switch {
+	case strings.Contains(said, "unable to apply caps") || strings.Contains(said, "capset") || strings.Contains(said, "can't raise ambient"):
+		return &Problem{"Docker's daemon lacks capabilities itself and cannot run privileged containers, which a cluster's nodes are", fixRights}
+	case strings.Contains(said, "cgroup") && !strings.Contains(said, "cgroupns"):
+		return &Problem{"Docker's daemon has not the control groups that containers need", fixCgroups}
+	case strings.Contains(said, "operation not permitted"):
+		return &Problem{"Docker's daemon may not do what a container needs", fixRights}
+	}
+	return nil
+}
+
+// TryPrivileged tries for real whether Docker can run a privileged container, as a cluster's nodes are, with whatever image it has; with none it tries
+// nothing. The error is a *Problem where it is known what to do.
+func TryPrivileged(ctx context.Context, c *client.Client) (err error) {
+	list, err := c.ImageList(ctx, image.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list Docker's images: %w", err)
+	}
+	i := slices.IndexFunc(list, func(s image.Summary) bool { return len(s.RepoTags) > 0 })
+	if i < 0 {
+		return nil
+	}
+	// Its program is not in the image. That Docker finds out when all that needs rights is done.
+	const nowhere = "/keylab-was-here"
+	made, err := c.ContainerCreate(ctx, &container.Config{Image: list[i].RepoTags[0], Entrypoint: []string{nowhere}},
+		&container.HostConfig{Privileged: true, NetworkMode: "none"}, nil, nil, "")
+	if err != nil {
+		return fmt.Errorf("make a container: %w", err)
+	}
+	defer func() {
+		gone := c.ContainerRemove(context.WithoutCancel(ctx), made.ID, container.RemoveOptions{Force: true})
+		if gone != nil && err == nil {
+			err = fmt.Errorf("remove the container of a trial: %w", gone)
+		}
+	}()
+	err = c.ContainerStart(ctx, made.ID, container.StartOptions{})
+	if err == nil || strings.Contains(err.Error(), "no such file or directory") || strings.Contains(err.Error(), "executable file not found") {
+		return nil
+	}
+	if p := shortage(err.Error()); p != nil {
+		p.What = fmt.Sprintf("%s: %v", p.What, err)
+		return p
+	}
+	return fmt.Errorf("start a privileged container: %w", err)
 }
 
 // older compares API versions such as 1.41.

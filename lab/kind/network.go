@@ -82,22 +82,27 @@ func nth(p netip.Prefix, n int) netip.Addr {
 // startRouter starts the one container that stands in both networks. Its planned addresses are reserved in Docker's own books, so it
 // gives them to itself.
 func (l *Lab) startRouter(ctx context.Context) error {
-	host, _ := l.planned.Host(plan.Router)
-	config := netroles.RouterConfig{Rules: routerRules(l.planned), Directions: directions(l.planned)}
-	for _, i := range host.Interfaces {
-		config.Addresses = append(config.Addresses, netip.PrefixFrom(i.Address, l.planned.Network(i.Network).Prefix.Bits()))
-	}
 	c := l.container(plan.Router, l.images().Tools, "router", configPath)
 	c.host.CapAdd = []string{"NET_ADMIN"}
 	c.host.Sysctls = map[string]string{"net.ipv4.ip_forward": "1", "net.ipv4.conf.all.arp_ignore": "1"}
 	c.networks = []attachment{{network: plan.Services}, {network: plan.Cluster}}
-	if err := c.writeConfig(l, config); err != nil {
+	if err := c.writeConfig(l, routerConfig(l.planned)); err != nil {
 		return err
 	}
 	if err := l.start(ctx, c); err != nil {
 		return err
 	}
 	return l.awaitControl(ctx, plan.Router)
+}
+
+// routerConfig is what the router must know of a plan.
+func routerConfig(p plan.Plan) netroles.RouterConfig {
+	host, _ := p.Host(plan.Router)
+	config := netroles.RouterConfig{Rules: routerRules(p), Directions: directions(p)}
+	for _, i := range host.Interfaces {
+		config.Addresses = append(config.Addresses, netip.PrefixFrom(i.Address, p.Network(i.Network).Prefix.Bits()))
+	}
+	return config
 }
 
 func routerRules(p plan.Plan) []netlab.Rule {
@@ -130,8 +135,7 @@ func (l *Lab) startDNS(ctx context.Context) error {
 		host, _ := l.planned.Host(name)
 		c := l.container(name, l.images().Tools, "dns", configPath)
 		c.networks = []attachment{{network: host.Interfaces[0].Network, address: host.Address(), mac: host.Interfaces[0].MAC}}
-		zone := netlab.Zone{Domain: l.planned.DNS.Domain, Wildcard: l.planned.DNS.Wildcard, Records: l.planned.DNS.Records, Origin: l.planned.Lab + ".test"}
-		if err := c.writeConfig(l, netroles.DNSConfig{Zone: zone, Listen: netip.AddrPortFrom(host.Address(), 53)}); err != nil {
+		if err := c.writeConfig(l, dnsConfig(l.planned, name)); err != nil {
 			return err
 		}
 		if err := l.start(ctx, c); err != nil {
@@ -142,6 +146,13 @@ func (l *Lab) startDNS(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// dnsConfig is what one of a plan's DNS servers must know.
+func dnsConfig(p plan.Plan, name string) netroles.DNSConfig {
+	host, _ := p.Host(name)
+	zone := netlab.Zone{Domain: p.DNS.Domain, Wildcard: p.DNS.Wildcard, Records: p.DNS.Records, Origin: p.Lab + ".test"}
+	return netroles.DNSConfig{Zone: zone, Listen: netip.AddrPortFrom(host.Address(), 53)}
 }
 
 // router speaks with the router container's own process.

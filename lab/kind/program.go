@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/compression"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -22,6 +23,9 @@ import (
 	"keylab.dev/keylab/images"
 	"keylab.dev/keylab/lab/spec"
 )
+
+// programDigits is how many digits of a program's hash name its folder.
+const programDigits = 16
 
 // storeProgram keeps a copy of the running program in the cache, by its content, and returns its path. A lab goes on with the program that it was
 // made with, whatever becomes of the one on the disk.
@@ -39,8 +43,12 @@ func storeProgram(cache string) (string, error) {
 	if _, err := io.Copy(hash, in); err != nil {
 		return "", fmt.Errorf("read the keylab program: %w", err)
 	}
-	path := filepath.Join(cache, "program", hex.EncodeToString(hash.Sum(nil))[:16], "keylab")
+	path := filepath.Join(programsDir(cache), hex.EncodeToString(hash.Sum(nil))[:programDigits], "keylab")
 	if _, err := os.Stat(path); err == nil {
+		now := time.Now()
+		if err := os.Chtimes(filepath.Dir(path), now, now); err != nil {
+			return "", fmt.Errorf("mark the copy of keylab as used: %w", err)
+		}
 		return path, nil
 	}
 	if _, err := in.Seek(0, io.SeekStart); err != nil {

@@ -156,41 +156,63 @@ const tpmStopTimeout = 5
 
 // Of an up that was killed, kind's last docker command may still be making a container when the rest is taken away.
 const (
-	removeLimit = 30 * time.Second
+	removeLimit = 3 * time.Minute // Docker deletes the nodes' files one after the other, and on a busy machine that takes its time
 	removePause = 200 * time.Millisecond
 )
 
+// errRemoveLimit ends a removal that takes too long.
+var errRemoveLimit = fmt.Errorf("it is not all gone after %s", removeLimit)
+
 // remove takes away what Docker has of a lab: TPMs end in order, all else at once. It looks again until nothing is left and nobody is making more.
 func remove(ctx context.Context, docker *client.Client, lab string, r removal) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, removeLimit, fmt.Errorf("it is not all gone after %s", removeLimit))
+	ctx, cancel := context.WithTimeoutCause(ctx, removeLimit, errRemoveLimit)
 	defer cancel()
 	tick := time.NewTicker(removePause)
 	defer tick.Stop()
 	var last error // why something would not go
+	var left found
 	for {
 		f, err := find(ctx, docker, lab)
-		if err != nil {
-			if ctx.Err() != nil {
-				err = context.Cause(ctx)
-			}
+		if err != nil && ctx.Err() == nil {
 			return errors.Join(err, last)
 		}
-		f.volumes = slices.DeleteFunc(f.volumes, func(v *volume.Volume) bool { return v.Labels[LabelKeep] != "" && !r.volumes })
-		if !f.running() && len(f.volumes) == 0 && !beingMade(lab) {
-			return nil
-		}
-		if err = removeFound(ctx, docker, f, r); err != nil && ctx.Err() == nil {
-			last = err
+		if err == nil {
+			f.volumes = slices.DeleteFunc(f.volumes, func(v *volume.Volume) bool { return v.Labels[LabelKeep] != "" && !r.volumes })
+			left = f
+			if !f.running() && len(f.volumes) == 0 && !beingMade(lab) {
+				return nil
+			}
+			if err = removeFound(ctx, docker, f, r); err != nil && ctx.Err() == nil {
+				last = err
+			}
 		}
 		if err == nil && !beingMade(lab) {
 			continue // most likely nothing is left: look at once
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), last)
+			return errors.Join(fmt.Errorf("%w; when it was last looked there were %s", context.Cause(ctx), left), last)
 		case <-tick.C:
 		}
 	}
+}
+
+// String names all that was found.
+func (f found) String() string {
+	var names []string
+	for _, c := range f.containers {
+		names = append(names, "container "+strings.TrimPrefix(strings.Join(c.Names, ", "), "/"))
+	}
+	for _, n := range f.networks {
+		names = append(names, "network "+n.Name)
+	}
+	for _, v := range f.volumes {
+		names = append(names, "volume "+v.Name)
+	}
+	if len(names) == 0 {
+		return "nothing"
+	}
+	return strings.Join(names, ", ")
 }
 
 // beingMade tells whether a docker command, whose keylab may be dead, is making one of the lab's nodes.
@@ -234,23 +256,45 @@ func removeFound(ctx context.Context, docker *client.Client, f found, r removal)
 	return nil
 }
 
+// removeAll ends all containers, and when all have ended removes them with their anonymous volumes. Docker deletes a volume's files, which for a node are
+// many, while it lets no other container come to its end: a container that is ended then looks as if it could not be killed.
 func removeAll(ctx context.Context, docker *client.Client, list []container.Summary, r removal) error {
-	var wg sync.WaitGroup
-	errs := make([]error, len(list))
-	for i, c := range list {
-		wg.Go(func() {
-			if strings.HasPrefix(c.Labels[LabelPart], "tpm-") && c.State == "running" && !r.volumes {
-				timeout := tpmStopTimeout
-				_ = docker.ContainerStop(ctx, c.ID, container.StopOptions{Timeout: &timeout}) // it is removed in any case
-			}
-			err := docker.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
-			if err != nil && !cerrdefs.IsNotFound(err) && !strings.Contains(err.Error(), "is already in progress") {
-				errs[i] = fmt.Errorf("remove container %s: %w", strings.Join(c.Names, ", "), err)
-			}
-		})
+	each := func(do func(container.Summary) error) error {
+		var wg sync.WaitGroup
+		errs := make([]error, len(list))
+		for i, c := range list {
+			wg.Go(func() {
+				err := do(c)
+				if err != nil && !cerrdefs.IsNotFound(err) && !strings.Contains(err.Error(), "is already in progress") {
+					errs[i] = fmt.Errorf("remove container %s: %w", strings.TrimPrefix(strings.Join(c.Names, ", "), "/"), err)
+				}
+			})
+		}
+		wg.Wait()
+		return errors.Join(errs...)
 	}
-	wg.Wait()
-	return errors.Join(errs...)
+	// What would not end is removed by force, whose error counts.
+	ended := each(func(c container.Summary) error {
+		if c.State != "running" && c.State != "paused" && c.State != "restarting" {
+			return nil
+		}
+		if strings.HasPrefix(c.Labels[LabelPart], "tpm-") && !r.volumes {
+			timeout := tpmStopTimeout
+			return docker.ContainerStop(ctx, c.ID, container.StopOptions{Timeout: &timeout})
+		}
+		err := docker.ContainerKill(ctx, c.ID, "KILL")
+		if cerrdefs.IsConflict(err) {
+			return nil // it had ended meanwhile
+		}
+		return err
+	})
+	removed := each(func(c container.Summary) error {
+		return docker.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	})
+	if removed != nil {
+		return errors.Join(removed, ended)
+	}
+	return nil
 }
 
 // removeContainers removes the containers with a label.

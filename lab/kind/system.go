@@ -2,6 +2,7 @@ package kind
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -85,7 +86,7 @@ func loadArchive(ctx context.Context, all []nodes.Node, open func() (io.ReadClos
 			}
 			defer r.Close()
 			if err := nodeutils.LoadImageArchive(n, r); err != nil {
-				return fmt.Errorf("node %s: %w", n, err)
+				return fmt.Errorf("node %s: %w", n, withOutput(err))
 			}
 			return nil
 		})
@@ -125,15 +126,17 @@ func (l *Lab) awaitNodes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var unready []string
 	err = fleet.Await(ctx, "the cluster's nodes to be ready", func(ctx context.Context) (string, error) {
 		list, err := k.typed.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return "", fmt.Errorf("list the nodes: %w", err)
 		}
 		var missing []string
+		unready = nil
 		for _, n := range list.Items {
 			if why := notReady(n); why != "" {
-				missing = append(missing, n.Name+": "+why)
+				missing, unready = append(missing, n.Name+": "+why), append(unready, n.Name)
 			}
 		}
 		pods, err := k.pods(ctx, l.planned.Kubernetes.SystemNamespace, "")
@@ -147,10 +150,10 @@ func (l *Lab) awaitNodes(ctx context.Context) error {
 		}
 		return strings.Join(missing, "; "), nil
 	})
-	if err != nil {
-		return fmt.Errorf("%w\n%s", err, l.whyNoCluster(context.WithoutCancel(ctx)))
+	if err != nil && (ctx.Err() == nil || errors.As(context.Cause(ctx), new(*lateError))) {
+		err = fmt.Errorf("%w\n%s", err, l.whyNoCluster(context.WithoutCancel(ctx), unready...))
 	}
-	return nil
+	return err
 }
 
 func notReady(n corev1.Node) string {

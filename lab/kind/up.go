@@ -68,11 +68,11 @@ func (u *up) run(ctx context.Context) error {
 		defer t.Stop()
 		select {
 		case <-t.C:
-			cancel(fmt.Errorf("not ready within %s (timeouts.ready)", limit))
+			cancel(&lateError{limit})
 		case <-finished:
 		}
 	}()
-	_, err := steps.Run(ready, u.steps(), steps.Options{Retain: u.Retain, OnEvent: u.event, UndoTimeout: 2 * time.Minute})
+	_, err := steps.Run(ready, u.steps(), steps.Options{Retain: u.Retain, OnEvent: u.event, UndoTimeout: removeLimit + time.Minute})
 	u.closeEnroller(context.WithoutCancel(ctx))
 	if err == nil {
 		return u.learn(func(f *facts) { f.Ready = time.Now() })
@@ -84,6 +84,13 @@ func (u *up) run(ctx context.Context) error {
 		return fmt.Errorf("%w\nthe lab was left as it is: `keylab down %s` ends it", err, u.planned.Lab)
 	}
 	return err
+}
+
+// lateError says that the lab's time to get ready is over.
+type lateError struct{ limit time.Duration }
+
+func (e *lateError) Error() string {
+	return fmt.Sprintf("not ready within %s (timeouts.ready)", e.limit)
 }
 
 // event hands a step's progress on.
@@ -158,6 +165,23 @@ func (u *up) ensureImages(ctx context.Context) error {
 	if set.Why != "" {
 		u.note(plan.StepImages, set.Why)
 	}
+	if err := u.keepProgram(ctx, set); err != nil {
+		return err
+	}
+	if err := u.agentImages(ctx); err != nil {
+		return err
+	}
+	close(u.imaged)
+	return nil
+}
+
+// keepProgram stores the running program and the image made of it, has the lab know them, and removes copies that nobody uses any more.
+func (u *up) keepProgram(ctx context.Context, set images.Set) error {
+	unlock, err := lockPrograms(u.Cache)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	program, err := storeProgram(u.Cache)
 	if err != nil {
 		return err
@@ -170,10 +194,13 @@ func (u *up) ensureImages(ctx context.Context) error {
 	if err := u.learn(func(f *facts) { f.Images, f.Program, f.Image = set, program, image }); err != nil {
 		return err
 	}
-	if err := u.agentImages(ctx); err != nil {
-		return err
+	freed, err := prunePrograms(ctx, u.docker, u.Cache, program)
+	switch {
+	case err != nil: // that is no reason not to have a lab
+		u.note(plan.StepImages, fmt.Sprintf("old copies of keylab stay in %s: %v", programsDir(u.Cache), err))
+	case freed > 0:
+		u.note(plan.StepImages, fmt.Sprintf("removed old copies of keylab from the cache, %d MB", freed/1e6))
 	}
-	close(u.imaged)
 	return nil
 }
 

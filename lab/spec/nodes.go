@@ -141,9 +141,15 @@ func (t TPM) FirmwareVersionID() string {
 
 // PathFrom returns the agent's program as a path that is absolute, or relative to the working directory, given the file
 // that the lab was read from. It is "" when there is no path.
-func (a Agent) PathFrom(file string) string {
-	if a.Path == "" || filepath.IsAbs(a.Path) {
-		return a.Path
+func (a Agent) PathFrom(file string) string { return pathFrom(a.Path, file) }
+
+// PathFrom returns what is mounted as a path that is absolute, or relative to the working directory, given the file that
+// the lab was read from.
+func (m Mount) PathFrom(file string) string { return pathFrom(m.HostPath, file) }
+
+func pathFrom(path, file string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
 	}
-	return filepath.Join(filepath.Dir(file), a.Path)
+	return filepath.Join(filepath.Dir(file), path)
 }

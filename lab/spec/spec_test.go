@@ -149,6 +149,9 @@ func TestAgentPath(t *testing.T) {
 		if got := (spec.Agent{Path: path}).PathFrom("labs/x/lab.yaml"); got != want {
 			t.Errorf("%q is %q, want %q", path, got, want)
 		}
+		if got := (spec.Mount{HostPath: path}).PathFrom("labs/x/lab.yaml"); got != want {
+			t.Errorf("mount of %q is %q, want %q", path, got, want)
+		}
 	}
 }
 

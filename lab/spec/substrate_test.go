@@ -23,12 +23,24 @@ func TestSubstrate(t *testing.T) {
 		{"substrate: kind\nkubernetes: {version: \"1.34\"}", "kubernetes.version"},
 		{"substrate: kind\nnodes: [{mounts: [{hostPath: /tmp, containerPath: /var/lib/keylab/x}]}]", "is the lab's own on every node"},
 		{"substrate: kind\nnodes: [{mounts: [{hostPath: /a, containerPath: /m}, {hostPath: /b, containerPath: /m/}]}]", "is mounted twice"},
+		{"substrate: kind\nnodes: [{labels: {\"a b\": c}}]", "nodes[0].labels: \"a b\" is no label's key"},
+		{"substrate: kind\nnodes: [{labels: {Example.com/a: c}}]", "is no label's key"},
+		{"substrate: kind\nnodes: [{labels: {a/b/c: d}}]", "is no label's key"},
+		{"substrate: kind\nnodes: [{labels: {a: \"b,c=d\"}}]", "\"b,c=d\" is no label's value, of a"},
+		{"substrate: kind\nnodes: [{labels: {keylab.dev/node: other}}]", "is one of the lab's own"},
+		{"substrate: kind\nnodes: [{labels: {node-role.kubernetes.io/worker: \"\"}}]", "is one of Kubernetes' own"},
+		{"substrate: kind\nnodes: [{labels: {kubernetes.io/hostname: a}}]", "is one of Kubernetes' own"},
 		{"substrate: kind\nimages: {source: elsewhere}", "images.source: \"elsewhere\" is not one of auto, registry, local"},
 	} {
 		_, err := spec.Decode("lab.yaml", []byte("apiVersion: keylab/v1alpha1\nkind: Lab\nname: x\n"+c.text+"\n"))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q:\n%v\nwant %q", c.text, err, c.want)
 		}
+	}
+	const good = "apiVersion: keylab/v1alpha1\nkind: Lab\nsubstrate: kind\n" +
+		"nodes: [{labels: {a: \"\", example.com/Rack_1.b: R-7, node.kubernetes.io/x: y, topology.kubernetes.io/zone: z}}]\n"
+	if _, err := spec.Decode("lab.yaml", []byte(good)); err != nil {
+		t.Errorf("labels that are good: %v", err)
 	}
 	s, err := spec.Decode("lab.yaml", []byte("apiVersion: keylab/v1alpha1\nkind: Lab\nsubstrate: kind\nnodes: 100\n"))
 	if err != nil {

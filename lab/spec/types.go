@@ -84,9 +84,9 @@ type Node struct {
 	MeasuredBoot NodeMeasuredBoot `yaml:"measuredBoot,omitempty"`
 	// What this node gets in place of the lab's payload.
 	Payload NodePayload `yaml:"payload,omitempty"`
-	// Labels of the node's Kubernetes object; for the substrate `kind` only.
+	// Labels of the node's Kubernetes object; for the substrate `kind` only. Not those that Kubernetes or keylab give by themselves.
 	Labels map[string]string `yaml:"labels,omitempty"`
-	// Folders of this machine that the node sees; for the substrate `kind` only.
+	// Files and folders of this machine that the node sees; for the substrate `kind` only.
 	Mounts []Mount `yaml:"mounts,omitempty" jsonschema:"maxItems=50"`
 }
 

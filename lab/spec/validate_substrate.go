@@ -2,8 +2,10 @@ package spec
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -46,6 +48,7 @@ func (c *checker) substrate() {
 		if node.TPM.Backend == BackendSimulator {
 			c.add(fmt.Sprintf("nodes[%d].tpm.backend", i), "\"simulator\" is not there for the substrate kind: its TPMs are swtpm in containers", "auto, swtpm")
 		}
+		c.labels(node, fmt.Sprintf("nodes[%d].labels", i))
 		c.mounts(node, fmt.Sprintf("nodes[%d].mounts", i))
 	}
 }
@@ -87,6 +90,45 @@ func (c *checker) kubernetesRange(p netip.Prefix, where string, smallest int) bo
 		return true
 	}
 	return false
+}
+
+// A label's key and value, as Kubernetes has them.
+var (
+	labelPrefix = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
+	labelName   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
+)
+
+// maxLabelPrefix is how long a label's prefix may be, in characters.
+const maxLabelPrefix = 253
+
+// kubeletLabels are those of Kubernetes' own that a kubelet may give its node.
+var kubeletLabels = []string{"topology.kubernetes.io/region", "topology.kubernetes.io/zone"}
+
+// labels checks what the kubelet would refuse, and so never start.
+func (c *checker) labels(n Node, where string) {
+	for _, key := range slices.Sorted(maps.Keys(n.Labels)) {
+		prefix, name, ok := strings.Cut(key, "/")
+		if !ok {
+			prefix, name = "", key
+		}
+		switch {
+		case ok && (!labelPrefix.MatchString(prefix) || len(prefix) > maxLabelPrefix) || !labelName.MatchString(name):
+			c.add(where, fmt.Sprintf("%s is no label's key: up to 63 letters, digits, dots, hyphens and underscores, after a domain and a slash or not", quote(key)), "")
+		case prefix == "keylab.dev":
+			c.add(where, fmt.Sprintf("%s is one of the lab's own; choose another", quote(key)), "")
+		case kubernetesOwn(prefix) && !slices.Contains(kubeletLabels, key):
+			c.add(where, fmt.Sprintf("%s is one of Kubernetes' own, which a node may not give itself; choose another, or node.kubernetes.io/…", quote(key)), "")
+		}
+		if value := n.Labels[key]; value != "" && !labelName.MatchString(value) {
+			c.add(where, fmt.Sprintf("%s is no label's value, of %s: up to 63 letters, digits, dots, hyphens and underscores", quote(value), key), "")
+		}
+	}
+}
+
+// kubernetesOwn tells whether labels with a prefix are for Kubernetes itself to give.
+func kubernetesOwn(prefix string) bool {
+	under := func(domain string) bool { return prefix == domain || strings.HasSuffix(prefix, "."+domain) }
+	return (under("kubernetes.io") || under("k8s.io")) && !under("node.kubernetes.io") && !under("kubelet.kubernetes.io")
 }
 
 // ownPaths are those that a node has from the lab.

@@ -1,0 +1,49 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A node that never gets ready: the error says which, and what its kubelet said last. Nothing is left of the lab but its logs.
+func TestNodeNeverReady(t *testing.T) {
+	kubelet := filepath.Join(t.TempDir(), "kubelet")
+	if err := os.WriteFile(kubelet, []byte("#!/bin/sh\necho 'no kubelet today' >&2\nexit 7\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l := newLab(t, "e2e-unready", 52, fmt.Sprintf(`timeouts: {ready: 75s}
+nodes:
+- name: sound
+- name: broken
+  mounts: [{hostPath: %s, containerPath: /usr/bin/kubelet, readOnly: true}]
+`, kubelet))
+	out, err := l.try("up", "-f", l.spec)
+	if err == nil {
+		t.Fatalf("the lab is up:\n%s", out)
+	}
+	for _, want := range []string{
+		"not ready within 1m15s (timeouts.ready)", `step "cluster"`, "node broken (container keylab-e2e-unready-worker2): its kubelet does not stay up",
+		"status=7/", "no kubelet today", "kind's log is ",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the error does not say %q:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "node sound") {
+		t.Error("the error shows a node that is well")
+	}
+	if s := left(t, l.name); s != "" {
+		t.Errorf("left behind: %s", s)
+	}
+	if out := l.run("list"); strings.Contains(out, l.name) {
+		t.Errorf("list shows a lab that never was:\n%s", out)
+	}
+	_, log, _ := strings.Cut(out, "kind's log is ")
+	log, _, _ = strings.Cut(log, "\n")
+	if _, err := os.Stat(log); err != nil {
+		t.Errorf("the log that the error names: %v", err)
+	}
+}
