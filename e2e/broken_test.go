@@ -47,3 +47,30 @@ nodes:
 		t.Errorf("the log that the error names: %v", err)
 	}
 }
+
+// An agent's pod that ends whenever it is started: the error has the last lines of its log. Nothing is left of the lab but its logs.
+func TestPodCrashes(t *testing.T) {
+	needDocker(t)
+	const image = "keylab.test/e2e-crasher:1"
+	tools := strings.Fields(docker(t, "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "keylab.test/tools"))
+	if len(tools) == 0 {
+		t.Fatal("there is no tools' image: make docker")
+	}
+	container := docker(t, "create", tools[0])
+	t.Cleanup(func() { docker(t, "rm", container) })
+	docker(t, "commit", "--change", `ENTRYPOINT ["sh", "-c", "echo first words; echo there is no TPM today >&2; exit 3"]`, container, image)
+	t.Cleanup(func() { docker(t, "image", "rm", image) })
+	l := newLab(t, "e2e-crash", 54, "nodes: 1\nagent: {kind: image, image: "+image+"}\n")
+	out, err := l.try("up", "-f", l.spec)
+	if err == nil {
+		t.Fatalf("the lab is up:\n%s", out)
+	}
+	for _, want := range []string{`step "agent/node-1"`, "does not stay up (CrashLoopBackOff)", "the end of its log:\n  first words\n  there is no TPM today\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the error does not say %q:\n%s", want, out)
+		}
+	}
+	if s := left(t, l.name); s != "" {
+		t.Errorf("left behind: %s", s)
+	}
+}

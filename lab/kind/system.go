@@ -63,7 +63,7 @@ func (l *Lab) awaitKubeadm(ctx context.Context) error {
 	if err := answers(l.planned.Kubernetes.ControlPlane, "pgrep", "--exact", "kubeadm"); err != nil {
 		return err
 	}
-	for _, n := range l.workers() {
+	for _, n := range append(l.workers(), l.planned.Kubernetes.ControlPlane) {
 		if err := answers(n, "ctr", "version"); err != nil {
 			return err
 		}
