@@ -55,6 +55,9 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		"TPM_ENCRYPTION_ALG": encryptionAlgorithm(n.TPM.EKAlgorithm), "TPM_SIGNING_ALG": n.Agent.AKAlgorithm,
 		"RUN_AS": "", "ENABLE_REVOCATION_NOTIFICATIONS": "false", "ENABLE_IAK_IDEVID": "false",
 	}
+	if versions := keylime.AgentAPIVersions(k.Version); versions != nil {
+		options["API_VERSIONS"] = strings.Join(versions, ", ")
+	}
 	log := "info"
 	if k.Push() {
 		options["VERIFIER_URL"], options["VERIFIER_TLS_CA_CERT"] = "https://"+k.Verifier.String(), n.s.configured.PKI.CACertFile()
