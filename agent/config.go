@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,8 +41,8 @@ const (
 	UUIDGenerate = "generate" // random, kept in StateDir
 )
 
-// APIVersions lists the agent API versions served, oldest first. They are those
-// of the Rust agent 0.2.9 and of the Keylime services 7.14.
+// APIVersions lists the API versions that an agent can serve, oldest first. They
+// are those of the Rust agent 0.2.9 and of the Keylime services 7.14.
 func APIVersions() []string {
 	return []string{"2.1", "2.2", "2.3", "2.4", "2.5", "2.6"}
 }
@@ -68,6 +69,12 @@ type Config struct {
 	// HashAlgorithm names the PCR bank and the AK's digest: "sha256" (default),
 	// "sha1", "sha384" or "sha512".
 	HashAlgorithm string
+
+	// APIVersions are the versions to serve, some of [APIVersions] in their order,
+	// as the Rust agent's option api_versions. Default: all. Keylime's tenant
+	// before 7.14 does not negotiate but takes the newest that an agent names, and
+	// does not understand the answers of one that it does not know.
+	APIVersions []string
 
 	// StateDir keeps AK, keys and certificate over restarts. Private files are
 	// 0600, the folder 0700. Empty: nothing is kept.
@@ -164,6 +171,9 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.RequestTimeout, 30*time.Second)
 	setDefault(&c.RetryDelay, 200*time.Millisecond)
 	setDefault(&c.RetryMaxDelay, 5*time.Second)
+	if len(c.APIVersions) == 0 {
+		c.APIVersions = APIVersions()
+	}
 	if len(c.Hostnames) == 0 && c.ContactAddress != "" {
 		c.Hostnames = []string{c.ContactAddress}
 	}
@@ -206,6 +216,14 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if _, ok := hashAlgorithms[c.HashAlgorithm]; !ok {
 		report("HashAlgorithm %q: want sha1, sha256, sha384 or sha512", c.HashAlgorithm)
+	}
+	for _, version := range c.APIVersions {
+		if !slices.Contains(APIVersions(), version) {
+			report("APIVersions: %q is none of %s", version, strings.Join(APIVersions(), ", "))
+		}
+	}
+	if !slices.IsSorted(c.APIVersions) { // one digit each
+		report("APIVersions %s: want the oldest first", strings.Join(c.APIVersions, ", "))
 	}
 	for _, name := range append([]string{c.ContactAddress}, c.Hostnames...) {
 		if err := checkHostname(name); err != nil {

@@ -119,6 +119,34 @@ func TestVersionsAndAlgorithmNames(t *testing.T) {
 	}
 }
 
+// An agent for services that do not negotiate serves and names no version that those do not know.
+func TestFewerAPIVersions(t *testing.T) {
+	f := startAgent(t, func(c *Config) { c.APIVersions = []string{"2.1", "2.2", "2.3"} })
+	_, e := f.get(t, "/version")
+	v := decode[struct {
+		Supported string   `json:"supported_version"`
+		All       []string `json:"supported_versions"`
+	}](t, e.Results)
+	if v.Supported != "2.3" || strings.Join(v.All, " ") != "2.1 2.2 2.3" {
+		t.Errorf("versions %+v", v)
+	}
+	for path, want := range map[string]string{
+		"/v2.4/quotes/identity?nonce=x": "API version not supported: v2.4",
+		"/v2.6/agent/info":              "API version not supported: v2.6",
+		"/":                             "Use /v2.1, /v2.2, /v2.3 or /version",
+	} {
+		if status, e := f.send(t, "GET", path, "", nil); status != 400 || !strings.Contains(e.Status, want) {
+			t.Errorf("GET %s: %d %q, want 400 %q", path, status, e.Status, want)
+		}
+	}
+	if results, _ := f.quoteOf(t, "/v2.3/quotes/identity?nonce=x", "x"); results.EncAlg != "rsa" {
+		t.Errorf("enc_alg %q, want rsa", results.EncAlg)
+	}
+	if got, err := chooseVersion([]string{"2.1", "2.2", "2.3"}, "2.6", []string{"2.0", "2.2", "2.3", "2.6"}); err != nil || got != "2.3" {
+		t.Errorf("with a registrar that speaks 2.6 the version is %q, %v; want 2.3", got, err)
+	}
+}
+
 func TestAccessIsCounted(t *testing.T) {
 	f := startAgent(t, nil)
 	f.quoteOf(t, "/v2.6/quotes/identity?nonce=first", "first")

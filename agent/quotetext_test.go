@@ -163,7 +163,7 @@ func FuzzRegistrarAnswers(f *testing.F) {
 		if status < 200 || status > 599 {
 			return
 		}
-		client := &registrarClient{base: "http://registrar", http: &http.Client{Transport: roundTrip(func(*http.Request) *http.Response {
+		client := &registrarClient{base: "http://registrar", ours: APIVersions(), http: &http.Client{Transport: roundTrip(func(*http.Request) *http.Response {
 			w := httptest.NewRecorder()
 			w.WriteHeader(status)
 			_, _ = w.WriteString(body)

@@ -183,7 +183,7 @@ func TestChooseVersion(t *testing.T) {
 		{"3.1", "2.4 2.5 3.0 3.1", "2.5"},
 		{"4.0", "3.0 4.0", ""},
 	} {
-		got, err := chooseVersion(c.current, strings.Fields(c.supported))
+		got, err := chooseVersion(APIVersions(), c.current, strings.Fields(c.supported))
 		if got != c.want || (err != nil) != (c.want == "") {
 			t.Errorf("current %s of %s: %q %v, want %q", c.current, c.supported, got, err, c.want)
 		}

@@ -71,7 +71,8 @@ const maxAnswer = 1 << 20
 // registrarClient speaks the agent's part of the registrar API over plain HTTP.
 type registrarClient struct {
 	http *http.Client
-	base string // "http://host:port"
+	base string   // "http://host:port"
+	ours []string // API versions of the agent, oldest first
 }
 
 func (a *Agent) registrarClient() *registrarClient {
@@ -81,6 +82,7 @@ func (a *Agent) registrarClient() *registrarClient {
 			Timeout:   a.cfg.RequestTimeout,
 		},
 		base: "http://" + a.cfg.Registrar,
+		ours: a.cfg.APIVersions,
 	}
 }
 
@@ -154,16 +156,15 @@ func (c *registrarClient) apiVersion(ctx context.Context) (string, error) {
 	}
 	err := c.do(ctx, "ask for API versions", http.MethodGet, "/version", nil, &offered)
 	if errors.Is(err, ErrRegistrarRefused) {
-		return APIVersions()[0], nil
+		return c.ours[0], nil
 	}
 	if err != nil {
 		return "", err
 	}
-	return chooseVersion(offered.Current, offered.Supported)
+	return chooseVersion(c.ours, offered.Current, offered.Supported)
 }
 
-func chooseVersion(current string, supported []string) (string, error) {
-	ours := APIVersions()
+func chooseVersion(ours []string, current string, supported []string) (string, error) {
 	if slices.Contains(ours, current) {
 		return current, nil
 	}

@@ -162,7 +162,7 @@ func (a *Agent) route(r *request) answer {
 	}
 	parts := versionedPath.FindStringSubmatch(path)
 	if parts == nil {
-		return noSuchPath(r.Method, "Use "+versionPaths()+" or /version interfaces")
+		return noSuchPath(r.Method, "Use "+a.versionPaths()+" or /version interfaces")
 	}
 	major, errMajor := strconv.ParseUint(parts[1], 10, 32)
 	minor, errMinor := strconv.ParseUint(parts[2], 10, 32)
@@ -171,7 +171,7 @@ func (a *Agent) route(r *request) answer {
 	}
 	r.version = parts[1] + "." + parts[2]
 	rest := parts[3]
-	if !slices.Contains(APIVersions(), r.version) || rest != "" && rest[0] != '/' {
+	if !slices.Contains(a.cfg.APIVersions, r.version) || rest != "" && rest[0] != '/' {
 		return badRequest("API version not supported: v%d.%d", major, minor)
 	}
 	if e, ok := endpoints[rest]; ok && r.version >= e.since { // one digit each
@@ -184,8 +184,8 @@ func (a *Agent) route(r *request) answer {
 	return noSuchEndpoint(r, rest)
 }
 
-func versionPaths() string {
-	return "/v" + strings.Join(APIVersions(), ", /v")
+func (a *Agent) versionPaths() string {
+	return "/v" + strings.Join(a.cfg.APIVersions, ", /v")
 }
 
 // Limits of the Rust agent's web framework: the number of header fields (actix-http)
@@ -252,7 +252,7 @@ func noSuchEndpoint(r *request, path string) answer {
 
 // version answers GET /version: the newest version for old clients, all for new.
 func (a *Agent) version() answer {
-	all := APIVersions()
+	all := a.cfg.APIVersions
 	return success(struct {
 		Supported string   `json:"supported_version"`
 		All       []string `json:"supported_versions"`

@@ -38,16 +38,50 @@ type requirements struct {
 }
 
 func readRequirements(version string) (*requirements, error) {
-	data, err := requirementFiles.ReadFile(path.Join("requirements", version+".txt"))
+	text, err := requirementsText(version)
 	if err != nil {
-		return nil, fmt.Errorf("keylime version %q cannot be installed: this program knows %s", version, strings.Join(Versions(), ", "))
+		return nil, err
 	}
-	sum := sha256.Sum256(data)
-	r := &requirements{text: string(data), digest: hex.EncodeToString(sum[:])}
+	sum := sha256.Sum256([]byte(text))
+	r := &requirements{text: text, digest: hex.EncodeToString(sum[:])}
 	if r.sdist, err = pinOf(r.text, "keylime"); err != nil {
 		return nil, fmt.Errorf("requirements of Keylime %s: %w", version, err)
 	}
 	return r, nil
+}
+
+// requirementsText is the file of a version. One with a line "-r OTHER.txt" has OTHER's pins, with its own in place of those of the same packages;
+// what pip is given is always a whole file, since pip refuses two pins of one package.
+func requirementsText(version string) (string, error) {
+	data, err := requirementFiles.ReadFile(path.Join("requirements", version+".txt"))
+	if err != nil {
+		return "", fmt.Errorf("keylime version %q cannot be installed: this program knows %s", version, strings.Join(Versions(), ", "))
+	}
+	_, own, based := strings.Cut(string(data), "\n-r ")
+	if !based {
+		return string(data), nil
+	}
+	base, own, _ := strings.Cut(own, ".txt\n")
+	text, err := requirementsText(base)
+	if err != nil {
+		return "", fmt.Errorf("requirements of Keylime %s are based on those of %s: %w", version, base, err)
+	}
+	for line := range strings.Lines(own) {
+		name, _, ok := strings.Cut(line, "==")
+		if !ok {
+			continue // a hash
+		}
+		pin, err := pinOf(own, name)
+		if err != nil {
+			return "", fmt.Errorf("requirements of Keylime %s: %w", version, err)
+		}
+		replaced, err := pinOf(text, name)
+		if err != nil {
+			return "", fmt.Errorf("requirements of Keylime %s, on which those of %s are based: %w", base, version, err)
+		}
+		text = strings.Replace(text, replaced, pin, 1)
+	}
+	return text, nil
 }
 
 // pinOf cuts the pin of one package, continuation lines included, out of a requirements file.

@@ -26,8 +26,9 @@ type Lab struct {
 	Interval   time.Duration
 	APIServer  string // URL, for what must reach it before the pods' network is there
 	PodCIDR    netip.Prefix
-	InstallCNI bool   // the node image brings no network for pods
-	ClientCA   []byte // PEM: who may ask the agents (Keylime's cv_ca)
+	InstallCNI bool     // the node image brings no network for pods
+	ClientCA   []byte   // PEM: who may ask the agents (Keylime's cv_ca)
+	AgentAPI   []string // versions of the API that agents may speak; empty: all they know
 	Nodes      []Node
 }
 

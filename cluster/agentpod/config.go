@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"keylab.dev/keylab/agent"
 )
 
 // EnvConfig names the configuration file; defaultConfig is where the Rust agent looks without it.
@@ -55,7 +58,7 @@ func readOptions(env func(string) (string, bool)) (options, error) {
 var known = []string{
 	"uuid", "ip", "port", "contact_ip", "contact_port", "registrar_ip", "registrar_port", "trusted_client_ca", "server_cert", "server_key",
 	"keylime_dir", "tpm_encryption_alg", "tpm_signing_alg", "tpm_hash_alg",
-	"extract_payload_zip", "payload_script", "verifier_url", "verifier_tls_ca_cert", "attestation_interval_seconds",
+	"extract_payload_zip", "payload_script", "verifier_url", "verifier_tls_ca_cert", "attestation_interval_seconds", "api_versions",
 }
 
 // text is an option's value, or a default where it is not set; the Rust agent's word for that is "default" or nothing.
@@ -73,6 +76,22 @@ func (o options) port(name string, otherwise int) (int, error) {
 		return 0, fmt.Errorf("option %s: %q is not a port", name, o[name])
 	}
 	return n, nil
+}
+
+// apiVersions are those of an option that says "default", "latest", or a list with commas, as the Rust agent reads it.
+func (o options) apiVersions(name string) []string {
+	all := agent.APIVersions()
+	text := o.text(name, "")
+	if text == "latest" {
+		return all[len(all)-1:]
+	}
+	var versions []string
+	for _, v := range all {
+		if slices.Contains(strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(", []'\"", r) }), v) {
+			versions = append(versions, v)
+		}
+	}
+	return versions // none: package agent's default, all, as the Rust agent does it too
 }
 
 // ekAlgorithms are the Rust agent's words for the EK's algorithm, with package agent's.

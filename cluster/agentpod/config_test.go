@@ -47,6 +47,7 @@ trusted_client_ca = "` + ca + `"
 tpm_encryption_alg = "ecc256"
 tpm_signing_alg = "ecdsa"
 tpm_hash_alg = "sha384"
+api_versions = "2.3, 2.1, 9.9"
 enable_agent_mtls = true
 exponential_backoff_max_retries = 5
 `
@@ -68,6 +69,7 @@ exponential_backoff_max_retries = 5
 	check("the EK", got.EKAlgorithm, agent.EKECCP256)
 	check("the AK", got.AKAlgorithm, agent.AKECDSA)
 	check("the hash", got.HashAlgorithm, "sha384")
+	check("the API versions", strings.Join(got.APIVersions, " "), "2.1 2.3")
 	if got.ContactPort != 443 {
 		t.Errorf("the contact port is %d", got.ContactPort)
 	}

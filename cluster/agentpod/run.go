@@ -105,7 +105,7 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 	return agent.Config{
 		UUID:        o.text("uuid", agent.UUIDHashEK),
 		OpenTPM:     func(ctx context.Context) (transport.TPMCloser, error) { return tpmsim.Dial(ctx, socket) },
-		EKAlgorithm: ek, AKAlgorithm: ak, HashAlgorithm: hash,
+		EKAlgorithm: ek, AKAlgorithm: ak, HashAlgorithm: hash, APIVersions: o.apiVersions("api_versions"),
 		StateDir:       o.text("keylime_dir", "/var/lib/keylime"),
 		SecureDir:      filepath.Join(o.text("keylime_dir", "/var/lib/keylime"), "secure"),
 		ExtractPayload: extract, PayloadScript: script,

@@ -73,11 +73,23 @@ func ForgetAll(ctx context.Context, v *keylime.VerifierClient, r *keylime.Regist
 	return nil
 }
 
-// forget has the verifier delete an agent, and returns when it is gone. It is no error when the verifier does not know it.
+// forget has the verifier delete an agent, and returns when it is gone. It is no error when the verifier does not know it. It is told once: before 7.14 the
+// second word deletes an agent at once (states.TERMINATED in cloud_verifier_tornado.py), whose quote that is still under way then leaves its TPM's clock in
+// memory, and the next agent of this UUID fails by that.
 func forget(ctx context.Context, v *keylime.VerifierClient, uuid string) error {
+	told := false
 	return Await(ctx, "the verifier to forget "+uuid, func(ctx context.Context) (string, error) {
-		done, err := v.Delete(ctx, uuid)
-		if errors.Is(err, keylime.ErrNotFound) || err == nil && done {
+		var err error
+		if told {
+			_, err = v.Agent(ctx, uuid)
+		} else {
+			var gone bool
+			if gone, err = v.Delete(ctx, uuid); gone {
+				return "", nil
+			}
+			told = err == nil
+		}
+		if errors.Is(err, keylime.ErrNotFound) {
 			return "", nil
 		}
 		return "it ends a quote that is under way", err

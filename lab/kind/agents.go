@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
@@ -39,7 +40,7 @@ func (l *Lab) objects() (manifests.Lab, error) {
 		Name: l.planned.Lab, AgentNamespace: k.AgentNamespace, SystemNamespace: k.SystemNamespace, IngressClass: k.IngressClass,
 		LoadBalancer: l.planned.Keylime.Ingress.Addr(), KeylabImage: l.known().Image, ToolsImage: l.images().Tools,
 		Registrar: l.planned.Keylime.Registrar, APIServer: "https://" + net.JoinHostPort(k.ControlPlane, "6443"),
-		PodCIDR: k.PodCIDR, InstallCNI: !l.images().BuiltInCNI,
+		AgentAPI: keylime.AgentAPIVersions(l.planned.Keylime.Version), PodCIDR: k.PodCIDR, InstallCNI: !l.images().BuiltInCNI,
 	}
 	if push := l.planned.Keylime; push.Push() {
 		m.Verifier, m.Interval = push.Verifier, time.Duration(push.QuoteInterval)

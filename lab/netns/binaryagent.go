@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"keylab.dev/keylab/keylime"
@@ -41,6 +42,9 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		"TPM_ENCRYPTION_ALG": encryptionAlgorithm(n.TPM.EKAlgorithm), "TPM_SIGNING_ALG": n.Agent.AKAlgorithm,
 		"EXTRACT_PAYLOAD_ZIP": strconv.FormatBool(n.extract()), "PAYLOAD_SCRIPT": n.script(),
 		"RUN_AS": "", "ENABLE_REVOCATION_NOTIFICATIONS": "false", "ENABLE_IAK_IDEVID": "false",
+	}
+	if versions := keylime.AgentAPIVersions(k.Version); versions != nil {
+		options["API_VERSIONS"] = strings.Join(versions, ", ")
 	}
 	log := "info"
 	if k.Push() {

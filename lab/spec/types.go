@@ -201,7 +201,7 @@ type Flow struct {
 
 // Keylime describes the Keylime services: the registrar, the verifier and the tenant.
 type Keylime struct {
-	// The version from PyPI.
+	// The version from PyPI; docs/keylime.md says what the older ones lack.
 	Version string `yaml:"version,omitempty" jsonschema:"default=7.14.3"`
 	// Who opens the connections: in `pull` mode the verifier polls the agents, in `push` mode the agents send the verifier their evidence.
 	Mode Mode `yaml:"mode,omitempty" jsonschema:"enum=pull,enum=push,default=pull"`

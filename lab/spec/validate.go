@@ -12,7 +12,7 @@ import (
 
 // KeylimeVersions are the Keylime versions that Validate accepts. A program that can install others sets it once, before
 // it decodes anything.
-var KeylimeVersions = []string{"7.14.3"}
+var KeylimeVersions = []string{"7.14.3", "7.13.1", "7.12.2"}
 
 // OptionComponents are the Keylime components that have a configuration file, by Keylime's names.
 var OptionComponents = []string{"registrar", "verifier", "tenant", "ca", "logging"}

@@ -1,0 +1,68 @@
+package lab_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/spec"
+)
+
+// What a specification may name is what can be installed.
+func TestVersionsAreInstallable(t *testing.T) {
+	can := keylime.Versions()
+	want := slices.Sorted(slices.Values(spec.KeylimeVersions))
+	if !slices.Equal(can, want) {
+		t.Errorf("package keylime can install %v, package spec accepts %v", can, want)
+	}
+	if spec.KeylimeVersions[0] != keylime.DefaultVersion || spec.Default().Keylime.Version != keylime.DefaultVersion {
+		t.Errorf("the default is %s of %v, and %s of package keylime", spec.Default().Keylime.Version, spec.KeylimeVersions, keylime.DefaultVersion)
+	}
+}
+
+// A lab of each older Keylime is proved as one of the default version is, has its strangers refused, and what breaks it breaks the same checks (TestFaults).
+func TestVersions(t *testing.T) {
+	for _, version := range spec.KeylimeVersions {
+		if version == keylime.DefaultVersion {
+			continue
+		}
+		t.Run(version, func(t *testing.T) {
+			ownLabs(t)
+			name := "v" + strings.ReplaceAll(version, ".", "-")
+			l := up(t, quick(t, "name: "+name+"\nkeylime: {version: "+version+"}\nnodes:\n  - {name: a}\n  - {name: b}\n  - {name: c, ek: {issuer: stranger}}\n"))
+			wantState(t, l, "c", "refused")
+			refused := of([]string{"c"}, "ek-certificate", "tenant-accepted", "attested")
+			verify(t, l, refused...)
+
+			tests := []struct {
+				kind  string
+				nodes []string
+			}{
+				{"dead-agent", []string{"b"}},
+				{"swapped-route", []string{"a", "b"}},
+			}
+			for _, test := range tests {
+				t.Run(test.kind, func(t *testing.T) {
+					fault := control.Fault{Kind: test.kind, Nodes: test.nodes}
+					if _, err := l.Fault(t.Context(), fault); err != nil {
+						t.Fatal(err)
+					}
+					settled(t, l, test.nodes)
+					verify(t, l, append(of(test.nodes, "certificate", "quote", "attested"), refused...)...)
+					fault.Clear = true
+					if _, err := l.Fault(t.Context(), fault); err != nil {
+						t.Fatal(err)
+					}
+					verify(t, l, refused...)
+				})
+			}
+			t.Run("rebooted", func(t *testing.T) {
+				act(t, l, control.ActionReboot, "b")
+				act(t, l, control.ActionReactivate, "b")
+				verify(t, l, refused...)
+			})
+		})
+	}
+}
