@@ -2,9 +2,11 @@ package lab_test
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"keylab.dev/keylab/lab"
 	"keylab.dev/keylab/lab/control"
@@ -95,8 +97,11 @@ func TestNodes(t *testing.T) {
 
 func act(t *testing.T, l *lab.Lab, kind, node string) {
 	t.Helper()
-	if done, err := l.Act(t.Context(), control.Action{Kind: kind, Node: node}); err != nil || done == "" {
-		t.Fatalf("%s %s: %q, %v", kind, node, done, err)
+	// What it waits for, such as the verifier's trust, may never come.
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, fmt.Errorf("two minutes were not enough to %s %s", kind, node))
+	defer cancel()
+	if done, err := l.Act(ctx, control.Action{Kind: kind, Node: node}); err != nil || done == "" {
+		t.Fatalf("%s %s: %q, %v, %v", kind, node, done, err, context.Cause(ctx))
 	}
 }
 
