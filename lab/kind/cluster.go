@@ -169,14 +169,11 @@ func (l *Lab) learnAddresses(ctx context.Context) error {
 
 // tellAddresses gives DNS and router the addresses that the plan could not know, and keeps them for the day when their containers are restarted.
 func (l *Lab) tellAddresses(ctx context.Context) error {
-	p := l.plan()
-	if _, err := l.writeRoleConfig(plan.Router, routerConfig(p)); err != nil {
+	if err := l.keepAddresses(); err != nil {
 		return err
 	}
+	p := l.plan()
 	for _, server := range []string{plan.DNS, plan.ClusterDNS} {
-		if _, err := l.writeRoleConfig(server, dnsConfig(p, server)); err != nil {
-			return err
-		}
 		for name, address := range p.DNS.Records {
 			if address == l.planned.DNS.Records[name] {
 				continue
@@ -192,6 +189,18 @@ func (l *Lab) tellAddresses(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// keepAddresses writes them into what these containers read when they start.
+func (l *Lab) keepAddresses() error {
+	p := l.plan()
+	_, err := l.writeRoleConfig(plan.Router, routerConfig(p))
+	for _, server := range []string{plan.DNS, plan.ClusterDNS} {
+		if err == nil {
+			_, err = l.writeRoleConfig(server, dnsConfig(p, server))
+		}
+	}
+	return err
 }
 
 // removeNodes removes the cluster's nodes, with their volumes.

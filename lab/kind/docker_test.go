@@ -81,7 +81,14 @@ func TestCheckDockerProblems(t *testing.T) {
 // preflight is what refuses a lab on the Docker that the environment names.
 func preflight(t *testing.T) error {
 	t.Helper()
-	s, err := spec.Decode("test.yaml", []byte("apiVersion: keylab/v1alpha1\nkind: Lab\nname: fake\nsubstrate: kind\n"))
+	dir, p := planned(t, "")
+	return Preflight(t.Context(), dir, p, true)
+}
+
+// planned is a lab with a folder of its own, of which there is nothing yet; text is the end of its specification.
+func planned(t *testing.T, text string) (state.Dir, plan.Plan) {
+	t.Helper()
+	s, err := spec.Decode("test.yaml", []byte("apiVersion: keylab/v1alpha1\nkind: Lab\nname: fake\nsubstrate: kind\n"+text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +102,7 @@ func preflight(t *testing.T) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Preflight(t.Context(), dir, p, true)
+	return dir, p
 }
 
 func TestCheckDockerNoCommand(t *testing.T) {
