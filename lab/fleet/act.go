@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"keylab.dev/keylab/lab/control"
 )
@@ -30,8 +31,17 @@ type Machines[N any] interface {
 	EnrolAgain(ctx context.Context, n N) error
 }
 
+// actLimit is how long an action or a fault may take: what a lab waits for then does not come.
+const actLimit = 5 * time.Minute
+
+func limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, actLimit, fmt.Errorf("not done within %s", actLimit))
+}
+
 // Act does one thing to one node, and says what was done.
 func Act[N any](ctx context.Context, m Machines[N], a control.Action) (string, error) {
+	ctx, cancel := limited(ctx)
+	defer cancel()
 	n, err := m.Find(a.Node)
 	if err != nil {
 		return "", err

@@ -42,6 +42,8 @@ func Break[N any](ctx context.Context, all map[string]Breakage[N], f control.Fau
 	if act == nil {
 		return "", fmt.Errorf("fault %s cannot be mended while the lab runs: take it down and up", f.Kind)
 	}
+	ctx, cancel := limited(ctx)
+	defer cancel()
 	if err := act(ctx, nodes); err != nil {
 		return "", fmt.Errorf("fault %s: %w", f.Kind, err)
 	}
