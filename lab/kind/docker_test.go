@@ -149,7 +149,7 @@ func TestCheckDockerNoPermission(t *testing.T) {
 	commands := t.TempDir()
 	cmd.Env = slices.Concat(os.Environ(), []string{asHelper + "=1", "PATH=" + commands})
 	if os.Geteuid() == 0 {
-		public, err := os.MkdirTemp("", "commands-")
+		public, err := os.MkdirTemp("/tmp", "keylab-commands-") // the tests' own folder may be closed to others
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -27,14 +27,16 @@ import (
 // programDigits is how many digits of a program's hash name its folder.
 const programDigits = 16
 
-// storeProgram keeps a copy of the running program in the cache, by its content, and returns its path. A lab goes on with the program that it was
+// runningProgram is this very program.
+const runningProgram = "/proc/self/exe"
+
+// storeProgram keeps a copy of a program, which is keylab, in the cache, by its content, and returns its path. A lab goes on with the program that it was
 // made with, whatever becomes of the one on the disk.
-func storeProgram(cache string) (string, error) {
-	const self = "/proc/self/exe"
-	if err := checkStatic(self); err != nil {
+func storeProgram(cache, program string) (string, error) {
+	if err := checkStatic(program); err != nil {
 		return "", err
 	}
-	in, err := os.Open(self)
+	in, err := os.Open(program)
 	if err != nil {
 		return "", fmt.Errorf("read the keylab program: %w", err)
 	}

@@ -182,7 +182,7 @@ func (u *up) keepProgram(ctx context.Context, set images.Set) error {
 		return err
 	}
 	defer unlock()
-	program, err := storeProgram(u.Cache)
+	program, err := storeProgram(u.Cache, runningProgram)
 	if err != nil {
 		return err
 	}
