@@ -35,14 +35,16 @@ func TestDoctorDocker(t *testing.T) {
 	t.Run("none", func(t *testing.T) {
 		fakedocker.Command(t, "exit 1")
 		t.Setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-		if f := dockerFinding(t.Context()); f.OK || !strings.Contains(f.Detail, "no Docker daemon answers at unix:///nowhere/docker.sock") || !strings.Contains(f.Fix, "systemctl start docker") {
+		f := dockerFinding(t.Context())
+		if f.OK || !strings.Contains(f.Detail, "no Docker daemon answers at unix:///nowhere/docker.sock") || !strings.Contains(f.Fix, "systemctl start docker") {
 			t.Errorf("doctor says %+v", f)
 		}
 	})
 	t.Run("no command", func(t *testing.T) {
 		fakedocker.New().Serve(t)
 		t.Setenv("PATH", t.TempDir())
-		if f := dockerFinding(t.Context()); f.OK || !strings.Contains(f.Detail, "docker command is missing") || !strings.Contains(f.Fix, "apt-get install docker.io") {
+		f := dockerFinding(t.Context())
+		if f.OK || !strings.Contains(f.Detail, "docker command is missing") || !strings.Contains(f.Fix, "apt-get install docker.io") {
 			t.Errorf("doctor says %+v", f)
 		}
 	})

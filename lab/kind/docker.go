@@ -130,7 +130,8 @@ func unfit(api string, info system.Info) *Problem {
 
 // What mends a machine, most likely a container itself, on which Docker's daemon has not all rights.
 const (
-	fixRights  = "where keylab itself is in a container, run that with --privileged; else stop this Docker and run scripts/dockerd.sh start, whose daemon makes do with what there is; or use the substrate netns"
+	fixRights = "where keylab itself is in a container, run that with --privileged; else stop this Docker and run scripts/dockerd.sh start, " +
+		"whose daemon makes do with what there is; or use the substrate netns"
 	fixCgroups = "mount them (sudo apt-get install cgroupfs-mount, or boot with cgroup_enable=memory); where keylab itself is in a container, " +
 		"run that with --privileged; or use the substrate netns"
 )

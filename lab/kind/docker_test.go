@@ -55,7 +55,8 @@ func TestCheckDockerProblems(t *testing.T) {
 		change    func(*fakedocker.Daemon)
 		what, fix string
 	}{
-		{"old", func(d *fakedocker.Daemon) { d.API, d.Info.ServerVersion = "1.39", "18.09.1" }, "Docker 18.09.1 is too old: its API is 1.39", "install Docker 20.10 or newer"},
+		{"old", func(d *fakedocker.Daemon) { d.API, d.Info.ServerVersion = "1.39", "18.09.1" },
+			"Docker 18.09.1 is too old: its API is 1.39", "install Docker 20.10 or newer"},
 		{"windows", func(d *fakedocker.Daemon) { d.Info.OSType = "windows" }, "windows containers", "Linux containers"},
 		{"rootless", func(d *fakedocker.Daemon) {
 			d.Info.SecurityOptions = []string{"name=seccomp,profile=default", "name=rootless"}
@@ -125,7 +126,8 @@ func TestCheckDockerOtherContext(t *testing.T) {
 	os.Unsetenv("DOCKER_HOST") // Serve has it set back
 	fakedocker.Command(t, `echo "rootless unix:///run/user/1000/docker.sock"`)
 	_, err := check(t)
-	wantProblem(t, err, "the docker command uses unix:///run/user/1000/docker.sock, by its context rootless", "docker.sock", "export DOCKER_HOST=unix:///run/user/1000/docker.sock")
+	wantProblem(t, err, "the docker command uses unix:///run/user/1000/docker.sock, by its context rootless", "docker.sock",
+		"export DOCKER_HOST=unix:///run/user/1000/docker.sock")
 }
 
 // Root may use every socket, so another user has to try: nobody, if need be.
@@ -171,8 +173,10 @@ func TestCheckDockerNoPermission(t *testing.T) {
 
 // The words are Docker's own, of machines that lack something.
 const (
-	noCaps    = "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: unable to apply caps: operation not permitted: unknown"
-	noCgroups = "OCI runtime create failed: container_linux.go:380: starting container process caused: process_linux.go:385: applying cgroup configuration for process caused: " +
+	noCaps = "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: " +
+		"unable to apply caps: operation not permitted: unknown"
+	noCgroups = "OCI runtime create failed: container_linux.go:380: starting container process caused: " +
+		"process_linux.go:385: applying cgroup configuration for process caused: " +
 		"cgroups: cgroup mountpoint does not exist: unknown"
 )
 

@@ -55,7 +55,8 @@ func (l *Lab) nodeTrouble(ctx context.Context, node string, unready bool) string
 		return "" // kind had not come that far
 	}
 	if !c.State.Running {
-		return fmt.Sprintf("%s: the container does not run: %s, exit status %d; the end of its log:\n%s", name, c.State.Status, c.State.ExitCode, l.containerTail(ctx, node))
+		return fmt.Sprintf("%s: the container does not run: %s, exit status %d; the end of its log:\n%s",
+			name, c.State.Status, c.State.ExitCode, l.containerTail(ctx, node))
 	}
 	// In the order in which they need one another: what the first of them says is the reason.
 	for _, unit := range []string{"containerd", "kubelet"} {

@@ -36,7 +36,8 @@ func TestLastLines(t *testing.T) {
 
 // What a command of kind's printed is in the error, and with it what Docker lacks.
 func TestWithOutput(t *testing.T) {
-	cause := &kindexec.RunError{Command: []string{"docker", "run"}, Output: []byte("\nabc123\ndocker: Error response from daemon: " + noCaps + "\n"), Inner: errors.New("exit status 125")}
+	cause := &kindexec.RunError{Command: []string{"docker", "run"}, Inner: errors.New("exit status 125"),
+		Output: []byte("\nabc123\ndocker: Error response from daemon: " + noCaps + "\n")}
 	err := withOutput(kinderrors.Wrap(cause, "docker run error"))
 	if !errors.Is(err, cause) || !strings.Contains(err.Error(), "docker run error") || !strings.Contains(err.Error(), "  docker: Error response from daemon") {
 		t.Errorf("the error is %v", err)

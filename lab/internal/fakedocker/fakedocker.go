@@ -96,7 +96,8 @@ func (d *Daemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "/containers/create":
 		answer(w, http.StatusCreated, map[string]any{"Id": "c1", "Warnings": []string{}})
 	case path == "/containers/c1/start" && d.Refuses == "":
-		answer(w, http.StatusBadRequest, map[string]string{"message": `OCI runtime create failed: unable to start container process: exec: "/x": stat /x: no such file or directory: unknown`})
+		answer(w, http.StatusBadRequest, map[string]string{"message": "OCI runtime create failed: " +
+			`unable to start container process: exec: "/x": stat /x: no such file or directory: unknown`})
 	case path == "/containers/c1/start":
 		answer(w, http.StatusInternalServerError, map[string]string{"message": d.Refuses})
 	case r.Method == http.MethodDelete && strings.HasPrefix(path, "/containers/"):
