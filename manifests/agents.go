@@ -69,6 +69,9 @@ func (l Lab) agentConfig(n Node) string {
 		"enable_revocation_notifications = false",
 		"enable_iak_idevid = false",
 	}
+	if n.HashAlgorithm != "" {
+		lines = append(lines, "tpm_hash_alg = "+quoted(n.HashAlgorithm))
+	}
 	if len(l.AgentAPI) > 0 {
 		lines = append(lines, "api_versions = "+quoted(strings.Join(l.AgentAPI, ", ")))
 	}

@@ -55,8 +55,9 @@ func (l *Lab) objects() (manifests.Lab, error) {
 		}
 		node := manifests.Node{
 			Name: n.Name, KubernetesName: n.KubernetesName, Hostname: known.Hostname, Port: n.Agent.Port,
-			EKAlgorithm: n.TPM.EKAlgorithm, AKAlgorithm: n.Agent.AKAlgorithm, UUIDOption: fleet.UUIDOption(n, known.UUID),
-			Agent: l.agentImage(n.Agent),
+			EKAlgorithm: n.TPM.EKAlgorithm, AKAlgorithm: n.Agent.AKAlgorithm, HashAlgorithm: n.Agent.HashAlgorithm,
+			UUIDOption: fleet.UUIDOption(n, known.UUID),
+			Agent:      l.agentImage(n.Agent),
 		}
 		_, cert, key, err := fleet.ServerCertificate(l.dir.Agent(n.Name), known.Hostname)
 		if err != nil {

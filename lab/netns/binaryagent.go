@@ -55,6 +55,9 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		"TPM_ENCRYPTION_ALG": encryptionAlgorithm(n.TPM.EKAlgorithm), "TPM_SIGNING_ALG": n.Agent.AKAlgorithm,
 		"RUN_AS": "", "ENABLE_REVOCATION_NOTIFICATIONS": "false", "ENABLE_IAK_IDEVID": "false",
 	}
+	if h := n.Agent.HashAlgorithm; h != "" {
+		options["TPM_HASH_ALG"] = h
+	}
 	if versions := keylime.AgentAPIVersions(k.Version); versions != nil {
 		options["API_VERSIONS"] = strings.Join(versions, ", ")
 	}
