@@ -45,7 +45,7 @@ func Check(ctx context.Context, opts InstallOptions) []Problem {
 	// One start of the interpreter answers all questions.
 	const probe = `
 import ctypes, importlib.util as u, sys
-print("version" if sys.version_info < (3, 11) else "ok")
+print("version" if sys.version_info < (3, 11) else "newest" if sys.version_info >= (3, 13) else "ok")
 for m in "venv", "ensurepip", "gpg":
     print("ok" if u.find_spec(m) else m)
 try:
@@ -62,6 +62,11 @@ except OSError:
 		case "version":
 			problems = append(problems, Problem{What: fmt.Sprintf("python interpreter %s is older than 3.11", python),
 				Why: "the packages are pinned for Python 3.11 to 3.13", Fix: "choose another interpreter"})
+		case "newest":
+			if opts.Version == "7.12.2" {
+				problems = append(problems, Problem{What: fmt.Sprintf("python interpreter %s is newer than 3.12", python),
+					Why: "SQLAlchemy 1.4, which Keylime 7.12.2 needs, has no wheels for it", Fix: "choose another interpreter, or another version of Keylime"})
+			}
 		case "venv", "ensurepip":
 			problems = append(problems, Problem{What: "python module " + word + " is missing", Why: "it makes virtual environments",
 				Fix: "apt-get install python3-venv"})

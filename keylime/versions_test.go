@@ -1,6 +1,8 @@
 package keylime
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -49,6 +51,20 @@ func TestRequirements(t *testing.T) {
 	}
 	if got := pins("7.12.2")["sqlalchemy"]; !strings.HasPrefix(got, "1.4.") {
 		t.Errorf("Keylime 7.12.2 is to have SQLAlchemy 1.4, not %s", got)
+	}
+}
+
+// Keylime 7.12.2 cannot be installed for the newest Python, which is said before anything is fetched; others can.
+func TestNewestPython(t *testing.T) {
+	python := filepath.Join(t.TempDir(), "python3.13")
+	if err := os.WriteFile(python, []byte("#!/bin/sh\nprintf 'newest\\nok\\nok\\nok\\n'\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range Versions() {
+		err := fatalProblems(Check(t.Context(), InstallOptions{Version: version, Python: python}))
+		if refused := err != nil && strings.Contains(err.Error(), "is newer than 3.12 (SQLAlchemy 1.4, which Keylime 7.12.2 needs"); refused != (version == "7.12.2") {
+			t.Errorf("%s: %v", version, err)
+		}
 	}
 }
 

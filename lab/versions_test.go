@@ -31,7 +31,8 @@ func TestVersions(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			ownLabs(t)
 			name := "v" + strings.ReplaceAll(version, ".", "-")
-			l := up(t, quick(t, "name: "+name+"\nkeylime: {version: "+version+"}\nnodes:\n  - {name: a}\n  - {name: b}\n  - {name: c, ek: {issuer: stranger}}\n"))
+			l := up(t, quick(t, "name: "+name+"\nkeylime: {version: "+version+"}\nnodes:\n  - {name: a}\n"+
+				"  - {name: b, tpm: {ekAlgorithm: ecc-p256}, agent: {hashAlgorithm: sha384}}\n  - {name: c, ek: {issuer: stranger}}\n"))
 			wantState(t, l, "c", "refused")
 			refused := of([]string{"c"}, "ek-certificate", "tenant-accepted", "attested")
 			verify(t, l, refused...)

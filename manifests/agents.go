@@ -80,6 +80,9 @@ func (l Lab) agentConfig(n Node) string {
 			fmt.Sprintf("attestation_interval_seconds = %d", int(l.Interval.Seconds())),
 		)
 	}
+	if n.HashAlgorithm != "" {
+		lines = append(lines, "tpm_hash_alg = "+quoted(n.HashAlgorithm))
+	}
 	if len(l.AgentAPI) > 0 {
 		lines = append(lines, "api_versions = "+quoted(strings.Join(l.AgentAPI, ", ")))
 	}

@@ -41,6 +41,7 @@ type Node struct {
 	Port           uint16
 	EKAlgorithm    string // rsa2048 or ecc-p256
 	AKAlgorithm    string
+	HashAlgorithm  string // sha384, ...; empty: sha256
 	ServerCert     []byte // PEM
 	ServerKey      []byte // PEM
 	Agent          Agent

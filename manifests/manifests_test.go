@@ -65,7 +65,8 @@ func testLab(name string, nodes int) manifests.Lab {
 // mixedLab has agents of all kinds, and one on a port of its own.
 func mixedLab() manifests.Lab {
 	l := testLab("mixed", 5)
-	l.Nodes[1].EKAlgorithm, l.Nodes[1].AKAlgorithm = "ecc-p256", "ecdsa"
+	l.AgentAPI = []string{"2.1", "2.2", "2.3"}
+	l.Nodes[1].EKAlgorithm, l.Nodes[1].AKAlgorithm, l.Nodes[1].HashAlgorithm = "ecc-p256", "ecdsa", "sha384"
 	l.Nodes[2].Agent = manifests.Agent{Kind: "image", Image: "quay.io/keylime/keylime_agent:latest"}
 	l.Nodes[3].Agent = manifests.Agent{Kind: "binary", Image: "keylab.test/agent:test", Command: []string{"/keylime_agent"}}
 	l.Nodes[4].Port = 9102

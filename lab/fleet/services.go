@@ -61,8 +61,8 @@ func configuration(dir state.Dir, p plan.Plan, pki *keylime.PKI, installation *k
 		VerifierIP: k.Verifier.Addr().String(), VerifierPort: int(k.Verifier.Port()),
 		Mode: k.Mode, QuoteInterval: time.Duration(k.QuoteInterval),
 		TPMCertStore: dir.CertStore(), SkipEKCert: !k.RequireEKCert,
-		AcceptSigningAlgs: signingAlgorithms(p),
-		VerifierWorkers:   k.VerifierWorkers, RegistrarWorkers: k.RegistrarWorkers,
+		AcceptSigningAlgs: signingAlgorithms(p), AcceptHashAlgs: hashAlgorithms(p),
+		VerifierWorkers: k.VerifierWorkers, RegistrarWorkers: k.RegistrarWorkers,
 		Overrides: k.Options,
 	}
 }
@@ -89,6 +89,16 @@ func signingAlgorithms(p plan.Plan) []string {
 	for _, n := range p.Nodes {
 		if n.Agent.AKAlgorithm == "ecdsa" {
 			return []string{"ecschnorr", "rsassa", "ecdsa"}
+		}
+	}
+	return nil
+}
+
+// hashAlgorithms are those of the plan's agents, beside Keylime's own defaults, which lack SHA-1.
+func hashAlgorithms(p plan.Plan) []string {
+	for _, n := range p.Nodes {
+		if n.Agent.HashAlgorithm == "sha1" {
+			return []string{"sha512", "sha384", "sha256", "sha1"}
 		}
 	}
 	return nil

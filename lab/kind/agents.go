@@ -59,9 +59,10 @@ func (l *Lab) objects() (manifests.Lab, error) {
 		}
 		node := manifests.Node{
 			Name: n.Name, KubernetesName: n.KubernetesName, Hostname: known.Hostname, Port: n.Agent.Port,
-			EKAlgorithm: n.TPM.EKAlgorithm, AKAlgorithm: n.Agent.AKAlgorithm, UUIDOption: fleet.UUIDOption(n, known.UUID),
-			Agent:   l.agentImage(n.Agent),
-			Autorun: n.Payload != nil && n.Payload.Autorun, Unpack: l.planned.PayloadPackaged(),
+			EKAlgorithm: n.TPM.EKAlgorithm, AKAlgorithm: n.Agent.AKAlgorithm, HashAlgorithm: n.Agent.HashAlgorithm,
+			UUIDOption: fleet.UUIDOption(n, known.UUID),
+			Agent:      l.agentImage(n.Agent),
+			Autorun:    n.Payload != nil && n.Payload.Autorun, Unpack: l.planned.PayloadPackaged(),
 		}
 		_, cert, key, err := fleet.ServerCertificate(l.dir.Agent(n.Name), known.Hostname)
 		if err != nil {

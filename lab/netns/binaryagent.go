@@ -43,6 +43,9 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 		"EXTRACT_PAYLOAD_ZIP": strconv.FormatBool(n.extract()), "PAYLOAD_SCRIPT": n.script(),
 		"RUN_AS": "", "ENABLE_REVOCATION_NOTIFICATIONS": "false", "ENABLE_IAK_IDEVID": "false",
 	}
+	if h := n.Agent.HashAlgorithm; h != "" {
+		options["TPM_HASH_ALG"] = h
+	}
 	if versions := keylime.AgentAPIVersions(k.Version); versions != nil {
 		options["API_VERSIONS"] = strings.Join(versions, ", ")
 	}

@@ -40,6 +40,7 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 		OpenTPM:        func(context.Context) (transport.TPMCloser, error) { return n.openTPM() },
 		EKAlgorithm:    n.TPM.EKAlgorithm,
 		AKAlgorithm:    n.Agent.AKAlgorithm,
+		HashAlgorithm:  n.Agent.HashAlgorithm,
 		APIVersions:    keylime.AgentAPIVersions(n.s.plan.Keylime.Version),
 		StateDir:       n.s.dir.Agent(n.Name),
 		ContactAddress: n.hostname,

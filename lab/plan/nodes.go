@@ -28,6 +28,9 @@ func effectiveNodes(s spec.Spec) []Node {
 				AKAlgorithm: string(n.Agent.AKAlgorithm), Port: uint16(n.Agent.Port),
 			},
 		}
+		if h := n.Agent.HashAlgorithm; h != spec.HashSHA256 {
+			node.Agent.HashAlgorithm = string(h)
+		}
 		if !n.EK.NotAfter.IsZero() {
 			node.EK.NotAfter = &n.EK.NotAfter
 		}

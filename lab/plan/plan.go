@@ -231,7 +231,9 @@ type Agent struct {
 	Image       string `json:"image,omitempty" yaml:"image,omitempty"`
 	UUID        string `json:"uuid" yaml:"uuid"`
 	AKAlgorithm string `json:"ak_algorithm" yaml:"ak_algorithm"`
-	Port        uint16 `json:"port" yaml:"port"`
+	// HashAlgorithm is that of the AK's signatures, and the PCR bank that is quoted; empty: sha256.
+	HashAlgorithm string `json:"hash_algorithm,omitempty" yaml:"hash_algorithm,omitempty"`
+	Port          uint16 `json:"port" yaml:"port"`
 }
 
 // RefusedOnPurpose tells whether the specification makes the tenant refuse this node, and why.

@@ -99,13 +99,25 @@ const (
 // IngressKeylab is the class of keylab's own ingress controller.
 const IngressKeylab = "keylab"
 
-// AKAlgorithm is the signing scheme of an attestation key; the hash is SHA-256.
+// AKAlgorithm is the signing scheme of an attestation key.
 type AKAlgorithm string
 
-// The AK algorithms.
+// The AK algorithms, by Keylime's names.
 const (
-	AKRSASSA AKAlgorithm = "rsassa"
-	AKECDSA  AKAlgorithm = "ecdsa"
+	AKRSASSA AKAlgorithm = "rsassa" // an RSA-2048 key
+	AKRSAPSS AKAlgorithm = "rsapss" // an RSA-2048 key; refused, with the reason
+	AKECDSA  AKAlgorithm = "ecdsa"  // a P-256 key
+)
+
+// HashAlgorithm is what an agent's AK signs by, and the PCR bank that it quotes.
+type HashAlgorithm string
+
+// The hash algorithms, by Keylime's names.
+const (
+	HashSHA1   HashAlgorithm = "sha1"
+	HashSHA256 HashAlgorithm = "sha256"
+	HashSHA384 HashAlgorithm = "sha384"
+	HashSHA512 HashAlgorithm = "sha512"
 )
 
 // The words with a meaning of their own for Agent.UUID.

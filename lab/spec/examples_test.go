@@ -186,7 +186,7 @@ func TestSchemaRefusesWhatDecodeRefuses(t *testing.T) {
 		"networks: {services: {cidr: 198.18.10.0}}", "networks: {cluster: {loadBalancer: here}}", "networks: {allow: [{from: cluster, port: 1}]}",
 		"networks: {domain: -x.test}", "networks: {allow: [{from: cluster, to: verifier, port: 65536}]}", "networks: {allowOtherRanges: 1}",
 		"keylime: {mode: both}", "keylime: {version: \"6.5.3\"}", "keylime: {requireEKCert: maybe}", "keylime: {verifierWorkers: 0}",
-		"keylime: {options: {agent: {a: b}}}", "keylime: {options: {verifier: {a: [b]}}}", "agent: {kind: docker}", "agent: {uuid: me}", "agent: {akAlgorithm: rsapss}", "timeouts: {ready: 2 minutes}",
+		"keylime: {options: {agent: {a: b}}}", "keylime: {options: {verifier: {a: [b]}}}", "agent: {kind: docker}", "agent: {uuid: me}", "agent: {akAlgorithm: ecdaa}", "timeouts: {ready: 2 minutes}",
 	} {
 		if _, err := spec.Decode("lab.yaml", []byte(head+body)); err == nil {
 			t.Errorf("Decode accepts %q", body)

@@ -60,6 +60,7 @@ func (s Spec) findings() []finding {
 	c.keylime()
 	c.agents()
 	c.akFollowsEK()
+	c.algorithms()
 	c.measurements()
 	c.payloads()
 	c.revocation()
@@ -263,7 +264,11 @@ func (c *checker) akFollowsEK() {
 		if c.spec.Nodes.List != nil {
 			path = fmt.Sprintf("nodes[%d].%s", i, path)
 		}
-		c.add(path, fmt.Sprintf("%s does not go with the EK algorithm %s: the agent kind %s makes an AK of the EK's kind of key; use %s", quote(string(n.Agent.AKAlgorithm)), n.TPM.EKAlgorithm, n.Agent.Kind, want), string(want))
+		message := fmt.Sprintf("%s does not go with the EK algorithm %s: the agent kind %s makes an AK of the EK's kind of key; use %s", quote(string(n.Agent.AKAlgorithm)), n.TPM.EKAlgorithm, n.Agent.Kind, want)
+		if want == AKECDSA && c.spec.Keylime.Version == "7.12.2" {
+			message += ", or, as Keylime 7.12.2 cannot check that either, an RSA EK"
+		}
+		c.add(path, message, string(want))
 		if c.spec.Nodes.List == nil {
 			return // the nodes are all alike
 		}

@@ -18,6 +18,12 @@ func (c *checker) push() {
 	if d := time.Duration(k.QuoteInterval); d%time.Second != 0 {
 		c.add("keylime.quoteInterval", fmt.Sprintf("%s: the push model needs whole seconds", d), "")
 	}
+	c.eachAgent(func(path string, a Agent) {
+		if h := a.HashAlgorithm; h != "" && h != HashSHA256 {
+			c.add(path+".hashAlgorithm", fmt.Sprintf("%q: in the push model Keylime refuses the agent's proof of possession: \"ak_attest must specify sha256 as the hash algorithm\"", h),
+				string(HashSHA256))
+		}
+	})
 	why := "in the push model Keylime accepts no other proof of possession than one by RSASSA"
 	if a := c.spec.Agent.AKAlgorithm; a != "" && a != AKRSASSA {
 		c.add("agent.akAlgorithm", fmt.Sprintf("%q: %s", a, why), string(AKRSASSA))

@@ -113,8 +113,12 @@ func (v *verification) quote(ctx context.Context, n Node) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("ask %s for a quote: %w", n.Hostname, err)
 	}
-	if err := checkIdentityQuote(body, record.AIKTPM, nonce); err != nil {
+	quote, err := checkIdentityQuote(body, record.AIKTPM, nonce)
+	if err != nil {
 		return "", fmt.Errorf("the quote is not one of the AK that the registrar holds for %s over our nonce: %w", n.UUID, err)
+	}
+	if err := checkAlgorithms(quote, n.Agent); err != nil {
+		return "", err
 	}
 	for _, other := range v.nodes {
 		served, err := other.Served(nonce)
