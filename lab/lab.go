@@ -69,6 +69,8 @@ type running interface {
 	Verify(ctx context.Context) (report.Result, error)
 	Network(ctx context.Context) (control.Network, error)
 	Fault(ctx context.Context, f control.Fault) (string, error)
+	Mark(ctx context.Context) (control.Mark, error)
+	Fired(ctx context.Context, f control.Fault, since control.Mark) (control.Proof, error)
 	Act(ctx context.Context, a control.Action) (string, error)
 	Measure(ctx context.Context, m control.Measurement) (control.Measured, error)
 	Tenant(ctx context.Context) (control.Command, error)
@@ -174,6 +176,27 @@ func (l *Lab) Fault(ctx context.Context, f control.Fault) (string, error) {
 	}
 	defer done()
 	return r.Fault(ctx, f)
+}
+
+// Mark counts what Fired compares with: take it before a fault is inflicted.
+func (l *Lab) Mark(ctx context.Context) (control.Mark, error) {
+	r, done, err := l.open()
+	if err != nil {
+		return control.Mark{}, err
+	}
+	defer done()
+	return r.Mark(ctx)
+}
+
+// Fired tells whether, since the mark, something was seen that only this fault can have caused, and what. One call takes about a second at
+// most, and may come too early: ask again until a deadline. Before the fault, and after it was mended, nothing is seen.
+func (l *Lab) Fired(ctx context.Context, f control.Fault, since control.Mark) (control.Proof, error) {
+	r, done, err := l.open()
+	if err != nil {
+		return control.Proof{}, err
+	}
+	defer done()
+	return r.Fired(ctx, f, since)
 }
 
 // Act does one thing to one node (stop, start, reboot, another TPM, …), and says what was done. It returns when that has come to its end.

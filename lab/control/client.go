@@ -89,6 +89,18 @@ func (c *Client) Fault(ctx context.Context, f Fault) (done string, err error) {
 	return done, err
 }
 
+// Mark counts what a later proof compares with.
+func (c *Client) Mark(ctx context.Context) (m Mark, err error) {
+	err = c.call(ctx, "GET", "mark", nil, &m)
+	return m, err
+}
+
+// Fired tells whether a fault was seen to have its effect since the mark.
+func (c *Client) Fired(ctx context.Context, f Fault, since Mark) (p Proof, err error) {
+	err = c.call(ctx, "POST", "fired", question{f, since}, &p)
+	return p, err
+}
+
 // Act does one thing to one node and says what was done.
 func (c *Client) Act(ctx context.Context, a Action) (done string, err error) {
 	err = c.call(ctx, "POST", "act", a, &done)

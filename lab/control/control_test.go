@@ -39,6 +39,14 @@ func (f *fake) Fault(_ context.Context, c control.Fault) (string, error) {
 	return "broken", f.err
 }
 
+func (f *fake) Mark(context.Context) (control.Mark, error) {
+	return control.Mark{Router: map[string]uint64{"dropped": 7}, Refused: 1}, f.err
+}
+
+func (f *fake) Fired(_ context.Context, c control.Fault, since control.Mark) (control.Proof, error) {
+	return control.Proof{Fired: true, Evidence: fmt.Sprintf("%s since %d", c.Kind, since.Router["dropped"])}, f.err
+}
+
 func (f *fake) Events(_ context.Context, emit func(control.Event) error) error {
 	for _, e := range f.events {
 		if err := emit(e); err != nil {
@@ -118,6 +126,14 @@ func TestCalls(t *testing.T) {
 	}
 	if f := lab.fault; f.Kind != "k" || !slices.Equal(f.Nodes, []string{"a", "b"}) || !f.Clear {
 		t.Errorf("the fault that arrived: %+v", f)
+	}
+	mark, err := c.Mark(t.Context())
+	if err != nil || mark.Router["dropped"] != 7 || mark.Refused != 1 {
+		t.Errorf("mark: %+v, %v", mark, err)
+	}
+	p, err := c.Fired(t.Context(), control.Fault{Kind: "k"}, mark)
+	if err != nil || !p.Fired || p.Evidence != "k since 7" {
+		t.Errorf("fired: %+v, %v", p, err)
 	}
 	if err := c.Down(t.Context()); err != nil {
 		t.Errorf("down: %v", err)

@@ -19,6 +19,9 @@ type Lab interface {
 	Verify(ctx context.Context) (report.Result, error)
 	Network(ctx context.Context) (Network, error)
 	Fault(ctx context.Context, f Fault) (string, error)
+	// Mark counts what a later proof compares with; Fired tells whether a fault was seen to have its effect since then.
+	Mark(ctx context.Context) (Mark, error)
+	Fired(ctx context.Context, f Fault, since Mark) (Proof, error)
 	Act(ctx context.Context, a Action) (string, error)
 	Measure(ctx context.Context, m Measurement) (Measured, error)
 	// Notices are the verifier's notices so far, the first one first.
@@ -41,6 +44,8 @@ func NewServer(lab Lab) *Server {
 	mux.HandleFunc("GET /v1/tenant", answer(func(r *http.Request) (any, error) { return lab.Tenant(r.Context()) }))
 	mux.HandleFunc("POST /v1/verify", answer(func(r *http.Request) (any, error) { return lab.Verify(r.Context()) }))
 	mux.HandleFunc("POST /v1/fault", order(lab.Fault))
+	mux.HandleFunc("GET /v1/mark", answer(func(r *http.Request) (any, error) { return lab.Mark(r.Context()) }))
+	mux.HandleFunc("POST /v1/fired", order(func(ctx context.Context, q question) (Proof, error) { return lab.Fired(ctx, q.Fault, q.Since) }))
 	mux.HandleFunc("POST /v1/act", order(lab.Act))
 	mux.HandleFunc("POST /v1/measure", order(lab.Measure))
 	mux.HandleFunc("POST /v1/down", answer(func(*http.Request) (any, error) {

@@ -95,13 +95,6 @@ type Network struct {
 	DNS      map[string]uint64   `json:"dns"`      // queries by kind of answer
 }
 
-// Fault asks the lab to break, or to mend, one thing.
-type Fault struct {
-	Kind  string   `json:"kind"`
-	Nodes []string `json:"nodes,omitempty"`
-	Clear bool     `json:"clear,omitempty"`
-}
-
 // Command is a program to run on one of the lab's hosts.
 type Command struct {
 	Host string   `json:"host"`

@@ -12,7 +12,6 @@ import (
 
 // Breakage is one thing of a lab that can be broken on purpose, and mended. N is the substrate's node.
 type Breakage[N any] struct {
-	Nodes         int // how many nodes it is about
 	Inflict       func(context.Context, []N) error
 	Mend          func(context.Context, []N) error // nil: it cannot be mended while the lab runs
 	Broke, Mended string                           // what was done, for the user
@@ -20,12 +19,13 @@ type Breakage[N any] struct {
 
 // Break carries out what the user asks for, and says what was done. find knows the nodes by name.
 func Break[N any](ctx context.Context, all map[string]Breakage[N], f control.Fault, find func(name string) (N, error)) (string, error) {
+	possible := slices.Sorted(maps.Keys(all))
+	if err := f.Check(possible...); err != nil {
+		return "", err
+	}
 	kind, ok := all[f.Kind]
 	if !ok {
-		return "", fmt.Errorf("there is no fault %q; there are %s", f.Kind, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
-	}
-	if len(f.Nodes) != kind.Nodes {
-		return "", fmt.Errorf("fault %s needs %d node names, not %d", f.Kind, kind.Nodes, len(f.Nodes))
+		return "", fmt.Errorf("fault %s is not possible in this lab; possible are %s", f.Kind, strings.Join(possible, ", "))
 	}
 	var nodes []N
 	for _, name := range f.Nodes {

@@ -19,25 +19,25 @@ import (
 func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 	type of = fleet.Breakage[plan.Node]
 	all := map[string]of{
-		"flat-network": {Inflict: l.flatten, Mend: l.unflatten, Broke: "the tenant stands on the cluster network too", Mended: "the networks are apart again"},
-		"open-router": {
+		control.FaultFlatNetwork: {Inflict: l.flatten, Mend: l.unflatten, Broke: "the tenant stands on the cluster network too", Mended: "the networks are apart again"},
+		control.FaultOpenRouter: {
 			Inflict: func(ctx context.Context, _ []plan.Node) error { return l.router().OpenAll(ctx) },
 			Mend:    func(ctx context.Context, _ []plan.Node) error { return l.router().Restore(ctx) },
 			Broke:   "the router lets everything through", Mended: "the router follows its allow-list again",
 		},
-		"swapped-route": {
-			Nodes: 2, Inflict: l.swapRoutes, Mend: l.unswapRoutes,
+		control.FaultSwappedRoute: {
+			Inflict: l.swapRoutes, Mend: l.unswapRoutes,
 			Broke: "each hostname leads to the other node's agent", Mended: "each hostname leads to its own agent again; the verifier was told to ask them again",
 		},
-		"dead-agent": {Nodes: 1, Inflict: l.pauseAgent, Mend: l.resumeAgent, Broke: "the agent is frozen", Mended: "the agent runs again, and the verifier was told to ask it again"},
-		"partition":  {Nodes: 1, Inflict: l.partition, Mend: l.heal, Broke: "the node is cut off", Mended: "the node is reached again, and the verifier was told to ask its agent again"},
-		"dead-tpm": {
-			Nodes: 1, Inflict: l.killTPM, Mend: l.startTPMAgain, Broke: "the TPM's process is killed",
+		control.FaultDeadAgent: {Inflict: l.pauseAgent, Mend: l.resumeAgent, Broke: "the agent is frozen", Mended: "the agent runs again, and the verifier was told to ask it again"},
+		control.FaultPartition: {Inflict: l.partition, Mend: l.heal, Broke: "the node is cut off", Mended: "the node is reached again, and the verifier was told to ask its agent again"},
+		control.FaultDeadTPM: {
+			Inflict: l.killTPM, Mend: l.startTPMAgain, Broke: "the TPM's process is killed",
 			Mended: "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
 		},
 	}
 	if l.planned.Keylime.Push() {
-		delete(all, "swapped-route") // nothing is led to an agent
+		delete(all, control.FaultSwappedRoute) // nothing is led to an agent
 	}
 	return all
 }

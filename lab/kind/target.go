@@ -27,16 +27,12 @@ import (
 
 // Verify proves the lab's claims.
 func (l *Lab) Verify(ctx context.Context) (report.Result, error) {
-	if err := l.mustBeUp(); err != nil {
-		return report.Result{}, err
-	}
-	t, err := l.target(ctx)
-	if err != nil {
-		return report.Result{}, err
-	}
-	defer t.registrar.Close()
-	defer t.verifier.Close()
-	return verify.Run(ctx, t, verify.Options{}), nil
+	var r report.Result
+	err := l.withTarget(ctx, func(t *target) error {
+		r = verify.Run(ctx, t, verify.Options{})
+		return nil
+	})
+	return r, err
 }
 
 // target shows the lab to package verify.

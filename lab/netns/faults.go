@@ -12,25 +12,25 @@ import (
 func (s *supervisor) faults() map[string]fleet.Breakage[*node] {
 	type of = fleet.Breakage[*node]
 	all := map[string]of{
-		"flat-network": {Inflict: s.flatten, Mend: s.unflatten, Broke: "services and cluster network are one layer-2 segment", Mended: "the networks are apart again"},
-		"open-router": {
+		control.FaultFlatNetwork: {Inflict: s.flatten, Mend: s.unflatten, Broke: "services and cluster network are one layer-2 segment", Mended: "the networks are apart again"},
+		control.FaultOpenRouter: {
 			Inflict: func(context.Context, []*node) error { return s.router.OpenAll() },
 			Mend:    func(context.Context, []*node) error { return s.router.Restore() },
 			Broke:   "the router lets everything through", Mended: "the router follows its allow-list again",
 		},
-		"swapped-route": {
-			Nodes: 2, Inflict: s.swapRoutes, Mend: s.unswapRoutes,
+		control.FaultSwappedRoute: {
+			Inflict: s.swapRoutes, Mend: s.unswapRoutes,
 			Broke: "each hostname leads to the other node's agent", Mended: "each hostname leads to its own agent again; the verifier was told to ask them again",
 		},
-		"dead-agent": {Nodes: 1, Inflict: killAgent, Mend: s.reviveAgent, Broke: "the agent is stopped", Mended: "the agent runs again, and the verifier was told to ask it again"},
-		"partition":  {Nodes: 1, Inflict: s.partition, Mend: s.heal, Broke: "the node's link is cut", Mended: "the node's link is up again, and the verifier was told to ask its agent again"},
-		"dead-tpm": {
-			Nodes: 1, Inflict: killTPM, Mend: s.reviveTPM, Broke: "the TPM's process is killed",
+		control.FaultDeadAgent: {Inflict: killAgent, Mend: s.reviveAgent, Broke: "the agent is stopped", Mended: "the agent runs again, and the verifier was told to ask it again"},
+		control.FaultPartition: {Inflict: s.partition, Mend: s.heal, Broke: "the node's link is cut", Mended: "the node's link is up again, and the verifier was told to ask its agent again"},
+		control.FaultDeadTPM: {
+			Inflict: killTPM, Mend: s.reviveTPM, Broke: "the TPM's process is killed",
 			Mended: "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
 		},
 	}
 	if s.plan.Keylime.Push() {
-		delete(all, "swapped-route") // nothing is led to an agent
+		delete(all, control.FaultSwappedRoute) // nothing is led to an agent
 	}
 	return all
 }

@@ -52,12 +52,14 @@ type node struct {
 	uuid     string
 	hostname string
 	agent    nodeAgent
-	arrivals *netlab.ConnCounter // connections that reached the agent's port, by the node's own kernel
-	enrolled verify.Enrolment
-	booted   time.Time // when the machine was started last
-	secure   bool      // its tmpfs is mounted
-	off      bool      // the machine is switched off
-	former   []string  // UUIDs of TPMs that were replaced, which the verifier may still know
+	// agentStarts counts the agents that the node has had since `up` began.
+	agentStarts int
+	arrivals    *netlab.ConnCounter // connections that reached the agent's port, by the node's own kernel
+	enrolled    verify.Enrolment
+	booted      time.Time // when the machine was started last
+	secure      bool      // its tmpfs is mounted
+	off         bool      // the machine is switched off
+	former      []string  // UUIDs of TPMs that were replaced, which the verifier may still know
 
 	acting sync.Mutex // one action at a time
 }
@@ -164,6 +166,7 @@ func (n *node) startAgent(ctx context.Context) error {
 	}
 	n.mu.Lock()
 	n.agent = a
+	n.agentStarts++
 	n.mu.Unlock()
 	if push { // nobody asks it for anything
 		return a.register(ctx)

@@ -54,6 +54,7 @@ func (n *node) facts() verify.Node {
 	v.Arrived = func() (uint64, error) { return 0, errNoAgent }
 	if n.agent != nil {
 		v.Served, v.Arrived = n.agent.served, n.arrivals.Read
+		v.AgentCertificate = n.agent.certificate()
 	}
 	if f := n.faultLocked(); f != nil {
 		v.Fault = f.State + ": " + f.Detail

@@ -1,0 +1,104 @@
+package kind
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/proof"
+)
+
+var _ proof.Target = &target{}
+
+// Mark counts what Fired compares with.
+func (l *Lab) Mark(ctx context.Context) (control.Mark, error) {
+	var m control.Mark
+	err := l.withTarget(ctx, func(t *target) error {
+		m = proof.Mark(ctx, t)
+		return nil
+	})
+	return m, err
+}
+
+// Fired tells whether a fault was seen to have its effect since the mark.
+func (l *Lab) Fired(ctx context.Context, f control.Fault, since control.Mark) (control.Proof, error) {
+	var p control.Proof
+	err := l.withTarget(ctx, func(t *target) (err error) {
+		p, err = proof.Fired(ctx, t, f, since)
+		return err
+	})
+	return p, err
+}
+
+func (l *Lab) withTarget(ctx context.Context, do func(*target) error) error {
+	if err := l.mustBeUp(); err != nil {
+		return err
+	}
+	t, err := l.target(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.registrar.Close()
+	defer t.verifier.Close()
+	return do(t)
+}
+
+func (t *target) DNSAnswers(ctx context.Context) (map[string]uint64, error) {
+	answers := map[string]uint64{}
+	for _, name := range []string{plan.DNS, plan.ClusterDNS} {
+		counts, err := t.l.dns(name).Queries(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for code, count := range counts {
+			answers[code] += count
+		}
+	}
+	return answers, nil
+}
+
+func (t *target) AgentAddress(ctx context.Context, node string) (netip.AddrPort, error) {
+	n, err := t.l.findNode(node)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	pod, err := t.l.agentPod(ctx, n)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	address, err := netip.ParseAddr(pod.Status.PodIP)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("pod %s has no address: %w", pod.Name, err)
+	}
+	return netip.AddrPortFrom(address, n.Agent.Port), nil
+}
+
+func (t *target) AgentProcess(ctx context.Context, node string) (proof.Process, error) {
+	n, err := t.l.findNode(node)
+	if err != nil {
+		return proof.Process{}, err
+	}
+	id, err := t.l.agentTask(ctx, n)
+	if err != nil {
+		return proof.Process{Detail: err.Error()}, nil
+	}
+	out, err := t.l.execOutput(ctx, n.KubernetesName, "ctr", "--namespace=k8s.io", "tasks", "list")
+	if err != nil {
+		return proof.Process{}, err
+	}
+	status := taskStatus(out, id)
+	return proof.Process{ID: id, Running: status == "RUNNING", Detail: "containerd says that its task is " + status}, nil
+}
+
+// taskStatus finds a container's status in what `ctr tasks list` prints: TASK, PID, STATUS.
+func taskStatus(list, id string) string {
+	for line := range strings.Lines(list) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == id {
+			return f[2]
+		}
+	}
+	return "gone"
+}

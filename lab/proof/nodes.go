@@ -1,0 +1,86 @@
+package proof
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/verify"
+)
+
+// deadAgent: the agent's process does not run, and whoever connects to it is refused, or left without an answer where its kernel still takes
+// connections for it.
+func deadAgent(ctx context.Context, t Target, f control.Fault, _ control.Mark) (control.Proof, error) {
+	n, _ := findNode(t, f.Nodes[0])
+	if off(n) {
+		return unseen("%s is off, and its agent with it", n.Name)
+	}
+	process, err := t.AgentProcess(ctx, n.Name)
+	if err != nil {
+		return control.Proof{}, err
+	}
+	if process.Running {
+		return unseen("the agent of %s runs", n.Name)
+	}
+	if t.Plan().Keylime.Push() { // nobody connects to it
+		return seen("the process of the agent of %s does not run: %s", n.Name, process.Detail)
+	}
+	said, dead := greet(ctx, t, n)
+	if !dead {
+		return unseen("the agent's process does not run (%s), but %s", process.Detail, said)
+	}
+	return seen("the agent's process does not run (%s), and %s", process.Detail, said)
+}
+
+// greet connects to an agent from where the ingress is, and tells whether it is dead.
+func greet(ctx context.Context, t Target, n verify.Node) (said string, dead bool) {
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
+	to, err := t.AgentAddress(ctx, n.Name)
+	if err != nil {
+		return err.Error(), false
+	}
+	start := time.Now()
+	c, err := t.Dial(ctx, plan.Ingress, to)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Sprintf("its port refuses connections: %s → %s", plan.Ingress, to), true
+	case err != nil:
+		return fmt.Sprintf("nothing was to be learnt at its port: %v", err), false
+	}
+	defer c.Close()
+	err = tls.Client(c, &tls.Config{ServerName: n.Hostname, Certificates: t.ClientTLS().Certificates, InsecureSkipVerify: true}).HandshakeContext(ctx)
+	var timeout net.Error
+	switch {
+	case err == nil:
+		return fmt.Sprintf("it answers at %s", to), false
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Sprintf("a TLS handshake with it is not answered: %s → %s, %s", plan.Ingress, to, time.Since(start).Round(time.Millisecond)), true
+	}
+	return fmt.Sprintf("a TLS handshake with it fails: %v", err), true
+}
+
+// deadTPM: the TPM cannot be read, and its process has ended.
+func deadTPM(ctx context.Context, t Target, f control.Fault, _ control.Mark) (control.Proof, error) {
+	n, _ := findNode(t, f.Nodes[0])
+	if !tpmDead(n) {
+		if off(n) {
+			return unseen("%s is off, and its TPM with it", n.Name)
+		}
+		return unseen("the TPM of %s runs", n.Name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
+	if _, err := n.TPM(ctx); err != nil {
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		return seen("the TPM of %s cannot be read: %s", n.Name, first)
+	}
+	return unseen("the TPM of %s answers", n.Name)
+}
