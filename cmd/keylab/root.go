@@ -22,6 +22,8 @@ const (
 	exitOK     = 0
 	exitFailed = 1 // something failed, or a check did not hold
 	exitUsage  = 2 // the command line or the specification is wrong
+	// exitInterrupted is what a shell makes of an interrupt, too.
+	exitInterrupted = 130
 )
 
 // streams are a command's input and outputs: results go to out, progress, logs and errors to err.
@@ -125,7 +127,7 @@ Exit status: 0 done; 1 something failed or a check did not hold; 2 wrong usage o
 	})
 	for _, verb := range []func(streams) *cobra.Command{
 		newUp, newVerify, newStatus, newList, newDown, newWipe,
-		newExec, newShell, newTPM, newTenant, newEK, newNet, newLogs, newEvents, newNode, newIMA, newBoot, newFault,
+		newExec, newShell, newTPM, newTenant, newEK, newNet, newLogs, newEvents, newNode, newIMA, newBoot, newFault, newRun, newScenario,
 		newKubeconfig, newKubectl, newManifests, newImages, newExport, newValidate, newSchema, newDoctor, newVersion,
 	} {
 		root.AddCommand(verb(s))

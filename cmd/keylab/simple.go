@@ -52,24 +52,27 @@ func newSchema(s streams) *cobra.Command {
 // version is stamped by the build (-ldflags "-X main.version=…"); otherwise the module's own is shown.
 var version string
 
+func keylabVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "devel"
+}
+
 func newVersion(s streams) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the versions of keylab and of what it is built with",
 		Args:  cobra.NoArgs,
 		Run: func(*cobra.Command, []string) {
-			v := version
-			if v == "" {
-				v = "devel"
-				if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-					v = info.Main.Version
-				}
-			}
 			simulator := "built in"
 			if err := tpmsim.Simulator().Available(); err != nil {
 				simulator = "not built in"
 			}
-			fmt.Fprintf(s.out, "keylab %s (%s, %s/%s), Keylime %v, TPM simulator %s\n", v, runtime.Version(), runtime.GOOS, runtime.GOARCH, spec.KeylimeVersions, simulator)
+			fmt.Fprintf(s.out, "keylab %s (%s, %s/%s), Keylime %v, TPM simulator %s\n", keylabVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH, spec.KeylimeVersions, simulator)
 		},
 	}
 }

@@ -187,18 +187,9 @@ func readSpec(stdin io.Reader, file string) (lab.Spec, error) {
 	if file == "" {
 		return spec.Default(), nil
 	}
-	name, data, err := file, []byte(nil), error(nil)
-	if file == "-" {
-		name = "standard input"
-		data, err = io.ReadAll(io.LimitReader(stdin, maxSpec+1))
-	} else {
-		data, err = os.ReadFile(file)
-	}
+	name, data, err := readFile(stdin, file, "specification")
 	if err != nil {
-		return lab.Spec{}, usagef("read the specification: %w", err)
-	}
-	if len(data) > maxSpec {
-		return lab.Spec{}, usagef("%s is larger than %d bytes: not a lab's specification", name, maxSpec)
+		return lab.Spec{}, err
 	}
 	labSpec, err := spec.Decode(name, data)
 	if err != nil {
@@ -226,6 +217,24 @@ func readSpec(stdin io.Reader, file string) (lab.Spec, error) {
 		}
 	}
 	return labSpec, labSpec.ResolvePayloads(file)
+}
+
+// readFile reads a file of keylab's, or standard input for -, and says how it is called in messages.
+func readFile(stdin io.Reader, file, what string) (name string, data []byte, err error) {
+	name = file
+	if file == "-" {
+		name = "standard input"
+		data, err = io.ReadAll(io.LimitReader(stdin, maxSpec+1))
+	} else {
+		data, err = os.ReadFile(file)
+	}
+	if err != nil {
+		return name, nil, usagef("read the %s: %w", what, err)
+	}
+	if len(data) > maxSpec {
+		return name, nil, usagef("%s is larger than %d bytes: not a %s of keylab's", name, maxSpec, what)
+	}
+	return name, data, nil
 }
 
 // maxSpec is far above what 500 nodes with every option need, in bytes.

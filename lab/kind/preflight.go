@@ -1,12 +1,10 @@
 package kind
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"os"
-	"strings"
 
+	"keylab.dev/keylab/internal/machine"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/state"
@@ -32,7 +30,7 @@ func Preflight(ctx context.Context, dir state.Dir, p plan.Plan, force bool) erro
 	if force {
 		return nil
 	}
-	return checkMemory(len(p.Nodes), availableMemory())
+	return checkMemory(len(p.Nodes), machine.AvailableMemory())
 }
 
 // checkVacant refuses a name under which Docker has something already.
@@ -64,23 +62,4 @@ func checkMemory(nodes, available int) error {
 	}
 	fits := max(0, (available-memoryBase)/memoryWorker)
 	return fmt.Errorf("%d nodes need about %d MiB of memory, and %d MiB are available, enough for %d: take fewer, or try it all the same with --force", nodes, need, available, fits)
-}
-
-// availableMemory is what this machine can give, in MiB (proc_meminfo(5), MemAvailable).
-func availableMemory() int {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		var kib int
-		if strings.HasPrefix(lines.Text(), "MemAvailable:") {
-			if _, err := fmt.Sscanf(lines.Text(), "MemAvailable: %d kB", &kib); err == nil {
-				return kib / 1024
-			}
-		}
-	}
-	return 0
 }

@@ -3,6 +3,8 @@ package kind
 import (
 	"strings"
 	"testing"
+
+	"keylab.dev/keylab/internal/machine"
 )
 
 func TestMemory(t *testing.T) {
@@ -21,7 +23,7 @@ func TestMemory(t *testing.T) {
 	if err := checkMemory(500, 0); err != nil {
 		t.Errorf("unknown memory refuses: %v", err)
 	}
-	if n := availableMemory(); n < 100 {
+	if n := machine.AvailableMemory(); n < 100 {
 		t.Errorf("this machine has %d MiB", n)
 	}
 }

@@ -18,7 +18,7 @@ const MaxSize = 1 << 20
 //
 // Aliases, anchors and merge keys (<<) are understood; the work that they may cause is bounded.
 func Decode(name string, data []byte) (Spec, error) {
-	d := newDecoder(name)
+	d := newDecoder(name, labForm)
 	root := d.parse(data)
 	if root == nil {
 		return Spec{}, invalid(d.problems)
@@ -29,7 +29,7 @@ func Decode(name string, data []byte) (Spec, error) {
 // UnmarshalYAML reads a lab that is part of another document, as strictly as Decode does, with all defaults; an error is
 // an *InvalidError.
 func (s *Spec) UnmarshalYAML(node *yaml.Node) error {
-	out, err := newDecoder("").spec(node)
+	out, err := newDecoder("", labForm).spec(node)
 	if err != nil {
 		return err
 	}
@@ -57,6 +57,7 @@ func Marshal(s Spec) ([]byte, error) {
 // decoder walks a YAML tree along the Go types, and collects problems in place of stopping at the first.
 type decoder struct {
 	file     string
+	form     Form
 	problems []Problem
 	places   map[string]position // by YAML path
 	failed   map[string]bool     // paths with a problem
@@ -69,8 +70,8 @@ type position struct{ line, column int }
 // with everything set comes to 30000.
 const maxVisits = 200_000
 
-func newDecoder(file string) *decoder {
-	return &decoder{file: file, places: map[string]position{}, failed: map[string]bool{}, budget: maxVisits}
+func newDecoder(file string, form Form) *decoder {
+	return &decoder{file: file, form: form, places: map[string]position{}, failed: map[string]bool{}, budget: maxVisits}
 }
 
 // spec reads the whole lab from its root, and checks it.
@@ -78,15 +79,20 @@ func (d *decoder) spec(root *yaml.Node) (Spec, error) {
 	var s Spec
 	d.value(root, reflect.ValueOf(&s).Elem(), "", rules{})
 	s.SetDefaults()
-	for _, f := range s.findings() {
-		if !d.reported(f.path) {
-			d.add(d.place(f.path), f.path, d.withPlace(f), f.allowed)
-		}
-	}
+	d.report(s.findings())
 	if err := invalid(d.problems); err != nil {
 		return Spec{}, err
 	}
 	return s, nil
+}
+
+// report adds what was found when the whole document was looked at, at its places.
+func (d *decoder) report(all []finding) {
+	for _, f := range all {
+		if !d.reported(f.path) {
+			d.add(d.place(f.path), f.path, d.withPlace(f), f.allowed)
+		}
+	}
 }
 
 func at(n *yaml.Node) position { return position{n.Line, n.Column} }
@@ -213,7 +219,7 @@ func (d *decoder) structure(n, use *yaml.Node, v reflect.Value, path string) {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
 		if i < 0 {
 			names := fieldNames(fields)
-			d.add(at(p.key), sub, unknownField(name, path, names), strings.Join(names, ", "))
+			d.add(at(p.key), sub, d.unknownField(name, path, names), strings.Join(names, ", "))
 			continue
 		}
 		given[name] = true
@@ -221,7 +227,7 @@ func (d *decoder) structure(n, use *yaml.Node, v reflect.Value, path string) {
 		d.value(p.value, v.Field(fields[i].index), sub, fields[i].rules)
 	}
 	for _, f := range fields {
-		if f.rules.required && !given[f.name] {
+		if f.rules.required && !given[f.name] && !(v.Type() == typeSpec && path != "") { // a lab within another document
 			d.add(d.place(path), join(path, f.name), "is missing: "+missing(f), strings.Join(f.rules.enum, ", "))
 		}
 	}
@@ -244,10 +250,10 @@ func fieldNames(fields []field) []string {
 }
 
 // unknownField says what is meant, perhaps, by a field that path does not know.
-func unknownField(name, path string, known []string) string {
-	hint := didYouMean(name, known)
+func (d *decoder) unknownField(name, path string, known []string) string {
+	hint := DidYouMean(name, known)
 	if hint == "" {
-		if there := places(name); len(there) > 0 && len(name) > 3 {
+		if there := places(d.form.root, name); len(there) > 0 && len(name) > 3 {
 			hint = ": it belongs at " + strings.Join(there, " or ")
 		}
 	}

@@ -40,7 +40,7 @@ func (n Nodes) MarshalYAML() (any, error) {
 
 // UnmarshalYAML reads a number or a list, as strictly as Decode does; an error is an *InvalidError.
 func (n *Nodes) UnmarshalYAML(node *yaml.Node) error {
-	d := newDecoder("")
+	d := newDecoder("", labForm)
 	d.value(node, reflect.ValueOf(n).Elem(), "nodes", rules{})
 	return invalid(d.problems)
 }

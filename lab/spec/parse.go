@@ -27,7 +27,7 @@ func (d *decoder) parse(data []byte) *yaml.Node {
 	var doc, next yaml.Node
 	err := decodeNode(dec, &doc)
 	if errors.Is(err, io.EOF) || err == nil && isEmpty(&doc) {
-		d.add(position{1, 1}, "", fmt.Sprintf("the document is empty: a lab needs at least \"apiVersion: %s\" and \"kind: %s\"", APIVersion, Kind), "")
+		d.add(position{1, 1}, "", fmt.Sprintf("the document is empty: a %s needs at least \"apiVersion: %s\" and \"kind: %s\"", d.form.Noun, APIVersion, d.form.Kind), "")
 		return nil
 	}
 	if err != nil {
@@ -40,7 +40,7 @@ func (d *decoder) parse(data []byte) *yaml.Node {
 		d.syntax(data, err)
 		return nil
 	default:
-		d.add(at(&next), "", "a second document begins here: a file describes one lab; remove the --- or put the other lab in a file of its own", "one document")
+		d.add(at(&next), "", fmt.Sprintf("a second document begins here: a file describes one %[1]s; remove the --- or put the other %[1]s in a file of its own", d.form.Noun), "one document")
 		return nil
 	}
 	root := doc.Content[0]

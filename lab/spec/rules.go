@@ -33,6 +33,7 @@ type rules struct {
 }
 
 var (
+	typeSpec     = reflect.TypeFor[Spec]()
 	typeNodes    = reflect.TypeFor[Nodes]()
 	typePrefix   = reflect.TypeFor[netip.Prefix]()
 	typeAddr     = reflect.TypeFor[netip.Addr]()
@@ -131,7 +132,7 @@ func (r rules) checkString(s string) (message, allowed string) {
 		return fmt.Sprintf("%s holds a control character", quote(s)), ""
 	}
 	if r.enum != nil && !slices.Contains(r.enum, s) {
-		return fmt.Sprintf("%s is not one of %s%s", quote(s), strings.Join(r.enum, ", "), didYouMean(s, r.enum)), strings.Join(r.enum, ", ")
+		return fmt.Sprintf("%s is not one of %s%s", quote(s), strings.Join(r.enum, ", "), DidYouMean(s, r.enum)), strings.Join(r.enum, ", ")
 	}
 	if n := len([]rune(s)); r.maxLength > 0 && n > r.maxLength {
 		return fmt.Sprintf("%s is %d characters long", quote(s), n) + fmt.Sprintf("; at most %d are allowed", r.maxLength), fmt.Sprintf("at most %d characters", r.maxLength)

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// didYouMean returns `: did you mean "x"?` for the known word that is nearest to word, or "" when none is near.
-func didYouMean(word string, known []string) string {
+// DidYouMean returns `: did you mean "x"?` for the known word that is nearest to word, or "" when none is near.
+func DidYouMean(word string, known []string) string {
 	best, distance := "", 1+max(1, min(3, len(word)/3))
 	for _, k := range known {
 		if d := editDistance(strings.ToLower(word), strings.ToLower(k), distance); d < distance {
@@ -51,7 +51,7 @@ func editDistance(a, b string, limit int) int {
 }
 
 // places returns the paths at which a field of this name is known, from the top of the document.
-func places(name string) []string {
+func places(root reflect.Type, name string) []string {
 	var found []string
 	var walk func(t reflect.Type, path string)
 	walk = func(t reflect.Type, path string) {
@@ -60,6 +60,8 @@ func places(name string) []string {
 			walk(reflect.TypeFor[Node](), path+"[]")
 		case t.Kind() == reflect.Slice:
 			walk(t.Elem(), path+"[]")
+		case t.Kind() == reflect.Pointer:
+			walk(t.Elem(), path)
 		case t.Kind() == reflect.Struct && !isScalar(t):
 			for _, f := range fieldsOf(t) {
 				if f.name == name {
@@ -69,7 +71,7 @@ func places(name string) []string {
 			}
 		}
 	}
-	walk(reflect.TypeFor[Spec](), "")
+	walk(root, "")
 	return found
 }
 

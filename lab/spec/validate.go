@@ -204,7 +204,7 @@ func (c *checker) keylime() {
 		path := "keylime.options." + component
 		if !slices.Contains(OptionComponents, component) {
 			known := strings.Join(OptionComponents, ", ")
-			c.add(path, fmt.Sprintf("%s is not one of %s%s", quote(component), known, didYouMean(component, OptionComponents)), known)
+			c.add(path, fmt.Sprintf("%s is not one of %s%s", quote(component), known, DidYouMean(component, OptionComponents)), known)
 			continue
 		}
 		for _, option := range slices.Sorted(maps.Keys(k.Options[component])) {

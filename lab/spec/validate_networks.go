@@ -107,7 +107,7 @@ func (c *checker) flows() {
 			return "" // the field is reported as missing
 		}
 		allowed := strings.Join(known, ", ") + ", or a node's name"
-		c.add(path, fmt.Sprintf("%s is not one of %s%s", quote(name), allowed, didYouMean(name, slices.Concat(known, nodes))), allowed)
+		c.add(path, fmt.Sprintf("%s is not one of %s%s", quote(name), allowed, DidYouMean(name, slices.Concat(known, nodes))), allowed)
 		return ""
 	}
 	names := map[string]int{}

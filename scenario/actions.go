@@ -1,0 +1,132 @@
+package scenario
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+
+	"keylab.dev/keylab/lab/control"
+)
+
+// action is one thing that a step can do.
+type action struct {
+	about              string // for `keylab scenario actions`
+	minNodes, maxNodes int
+	component          bool     // it needs one
+	program            bool     // it runs one
+	required, options  []string // names in `with`
+	do                 func(ctx context.Context, r *runner, s Step) (done string, err error)
+}
+
+func (a action) nodeWords() string {
+	switch {
+	case a.maxNodes == 0:
+		return "no nodes"
+	case a.minNodes == a.maxNodes && a.minNodes == 1:
+		return "1 node"
+	case a.minNodes == a.maxNodes:
+		return fmt.Sprintf("%d nodes", a.minNodes)
+	}
+	return fmt.Sprintf("%d to %d nodes", a.minNodes, a.maxNodes)
+}
+
+const many = 500
+
+// actions are all that a step can do, by name.
+var actions = map[string]action{}
+
+func init() {
+	for kind, about := range map[string]string{
+		control.ActionStop:       "shut the node down, in order",
+		control.ActionStart:      "start a node that is off",
+		control.ActionReboot:     "stop and start the node",
+		control.ActionCrash:      "cut the node's power, and start it again",
+		control.ActionReplaceTPM: "put another TPM, with a certificate of the active EK CA, into the node",
+		control.ActionReactivate: "have the verifier ask again a node that it had given up",
+		control.ActionEnrol:      "have Keylime forget the node, and the tenant enrol it anew",
+	} {
+		actions[kind] = action{about: about, minNodes: 1, maxNodes: many, do: func(ctx context.Context, r *runner, s Step) (string, error) {
+			return r.eachNode(s, func(node string) (string, error) { return r.lab.Act(ctx, control.Action{Kind: kind, Node: node}) })
+		}}
+	}
+	for kind, a := range map[string]struct {
+		about    string
+		required []string
+		options  []string
+	}{
+		control.MeasureFile:    {"have the node's kernel measure a file", []string{"path"}, []string{"digest"}},
+		control.TamperList:     {"take the newest entry out of the node's IMA list; PCR 10 stays", nil, nil},
+		control.TamperPCR:      {"extend PCR 10; the IMA list stays", nil, nil},
+		control.TamperBoot:     {"reboot the node once with a tampered boot", []string{"tamper"}, nil},
+		control.UpdateFirmware: {"reboot the node with another firmware", nil, []string{"version"}},
+	} {
+		actions[kind] = action{about: a.about, minNodes: 1, maxNodes: many, required: a.required, options: a.options, do: func(ctx context.Context, r *runner, s Step) (string, error) {
+			return r.eachNode(s, func(node string) (string, error) {
+				m, err := r.lab.Measure(ctx, control.Measurement{Kind: kind, Node: node, Path: s.With["path"], Digest: s.With["digest"], Tamper: s.With["tamper"], Version: s.With["version"]})
+				return m.Done, err
+			})
+		}}
+	}
+	actions["exec"] = action{about: "run a program on a node; it must end with 0", minNodes: 1, maxNodes: many, program: true, do: func(ctx context.Context, r *runner, s Step) (string, error) {
+		return r.eachNode(s, func(node string) (string, error) { return r.mustExecute(ctx, node, s.Run) })
+	}}
+	actions["tpm"] = action{about: "run a TPM tool against a node's TPM; it must end with 0", minNodes: 1, maxNodes: many, program: true, do: func(ctx context.Context, r *runner, s Step) (string, error) {
+		return r.eachNode(s, func(node string) (string, error) {
+			return r.mustEnd(ctx, s.Run, func(argv []string) (*exec.Cmd, error) { return r.lab.TPMCommand(ctx, node, argv...) })
+		})
+	}}
+	actions["tenant"] = action{about: "run Keylime's tenant with these arguments; it must end with 0", program: true, do: func(ctx context.Context, r *runner, s Step) (string, error) {
+		return r.mustEnd(ctx, s.Run, func(argv []string) (*exec.Cmd, error) { return r.lab.TenantCommand(ctx, argv...) })
+	}}
+}
+
+// eachNode does the same to several nodes, one after the other, and says what was done to the last one.
+func (r *runner) eachNode(s Step, do func(node string) (string, error)) (done string, err error) {
+	for _, n := range s.Nodes {
+		if done, err = do(n); err != nil {
+			return "", err
+		}
+	}
+	if len(s.Nodes) > 1 {
+		done = fmt.Sprintf("%d nodes; of the last one: %s", len(s.Nodes), done)
+	}
+	return done, nil
+}
+
+// execute runs a program on a host of the lab; err is about running it at all.
+func (r *runner) execute(ctx context.Context, host string, argv []string) (out string, status int, err error) {
+	return r.end(ctx, argv, func(argv []string) (*exec.Cmd, error) { return r.lab.Command(ctx, host, argv...) })
+}
+
+func (r *runner) mustExecute(ctx context.Context, host string, argv []string) (string, error) {
+	return r.mustEnd(ctx, argv, func(argv []string) (*exec.Cmd, error) { return r.lab.Command(ctx, host, argv...) })
+}
+
+func (r *runner) mustEnd(ctx context.Context, argv []string, command func([]string) (*exec.Cmd, error)) (string, error) {
+	out, status, err := r.end(ctx, argv, command)
+	if err == nil && status != 0 {
+		err = fmt.Errorf("it ended with %d and printed %q", status, clip(out))
+	}
+	return fmt.Sprintf("it printed %q", clip(out)), err
+}
+
+func (r *runner) end(ctx context.Context, argv []string, command func([]string) (*exec.Cmd, error)) (out string, status int, err error) {
+	s, err := r.lab.Status(ctx)
+	if err != nil {
+		return "", 0, err
+	}
+	if argv, err = r.cast.expand(argv, s); err != nil {
+		return "", 0, err
+	}
+	cmd, err := command(argv)
+	if err != nil {
+		return "", 0, err
+	}
+	text, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && ctx.Err() == nil {
+		return string(text), exit.ExitCode(), nil
+	}
+	return string(text), 0, err
+}

@@ -1,0 +1,90 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/semaphore"
+
+	"keylab.dev/keylab/internal/machine"
+	"keylab.dev/keylab/lab/spec"
+	"keylab.dev/keylab/report"
+)
+
+// Job is one run of many.
+type Job struct {
+	Scenario Scenario
+	Options  Options
+	Attempt  int // from 1, of those of the same scenario, mode and substrate
+}
+
+// Name tells a job from the others of its batch, as a file name can.
+func (j Job) Name() string {
+	name := fmt.Sprintf("%s-%s", j.Scenario.Name, j.Options.Mode)
+	if j.Options.Substrate == spec.SubstrateKind {
+		name += "-kind"
+	}
+	if j.Attempt > 1 {
+		name += fmt.Sprintf("-%d", j.Attempt)
+	}
+	return name
+}
+
+// Budget is what may be in use at once.
+type Budget struct {
+	Labs   int // at least 1
+	Memory int // MiB; a single lab may take more
+}
+
+// DefaultBudget is one lab for each processor, and half of the memory that is free. A lab spends most of its time waiting.
+func DefaultBudget() Budget {
+	return Budget{Labs: runtime.NumCPU(), Memory: machine.AvailableMemory() / 2}
+}
+
+// What a lab takes, in MiB: measured with `make bench`, rounded up.
+const (
+	servicesMemory, nodeMemory         = 350, 25 // namespaces
+	kindServicesMemory, kindNodeMemory = 1500, 400
+)
+
+// memory is what a job's lab takes, MiB.
+func (j Job) memory() int {
+	nodes := len(j.Scenario.Nodes())
+	if j.Options.Substrate == spec.SubstrateKind {
+		return kindServicesMemory + nodes*kindNodeMemory
+	}
+	return servicesMemory + nodes*nodeMemory
+}
+
+// RunAll carries out all jobs, as many side by side as the budget allows, and returns their runs in the order of the jobs. start and ended are called
+// for each, one at a time. Those that had not begun when ctx ended have the verdict Interrupted.
+func RunAll(ctx context.Context, jobs []Job, b Budget, start func(Job), ended func(Job, report.Run)) []report.Run {
+	runs := make([]report.Run, len(jobs))
+	b.Labs, b.Memory = max(1, b.Labs), max(1, b.Memory)
+	labs, memory := semaphore.NewWeighted(int64(b.Labs)), semaphore.NewWeighted(int64(b.Memory))
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for i, j := range jobs {
+		need := int64(min(j.memory(), b.Memory))
+		// In the order of the jobs: a large one is not passed by for ever.
+		if labs.Acquire(ctx, 1) != nil || memory.Acquire(ctx, need) != nil {
+			runs[i] = report.Run{Schema: report.RunSchema, Scenario: j.Scenario.Name, Title: j.Scenario.Title, Mode: string(j.Options.Mode), Verdict: report.Interrupted, Error: "interrupted before it began"}
+			continue
+		}
+		all.Go(func() {
+			defer labs.Release(1)
+			defer memory.Release(need)
+			mu.Lock()
+			start(j)
+			mu.Unlock()
+			runs[i] = Run(ctx, j.Scenario, j.Options)
+			mu.Lock()
+			defer mu.Unlock()
+			ended(j, runs[i])
+		})
+	}
+	all.Wait()
+	return runs
+}
