@@ -155,7 +155,7 @@ func (c *checker) belongs(path, kind string, fits map[string]bool) {
 func (c *checker) known(path string, nodes []string, words ...string) {
 	for i, n := range nodes {
 		if !slices.Contains(c.nodes, n) && !slices.Contains(words, n) && !c.joins(n) {
-			c.add(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("the lab has no node %q; it has %s%s", n, strings.Join(c.nodes, ", "), spec.DidYouMean(n, c.nodes)), strings.Join(append(c.nodes, words...), ", "))
+			c.add(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("the lab has no node %q; it has %s", n, strings.Join(c.nodes, ", ")), strings.Join(append(c.nodes, words...), ", "))
 		}
 	}
 }

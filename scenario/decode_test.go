@@ -1,0 +1,121 @@
+package scenario_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"keylab.dev/keylab/lab/spec"
+	"keylab.dev/keylab/scenario"
+)
+
+const header = "apiVersion: keylab/v1alpha1\nkind: Scenario\nname: x\ntitle: X\n"
+
+// A file with five mistakes gets five messages, each with its place, in the order of the file.
+func TestFiveMistakes(t *testing.T) {
+	_, err := scenario.Decode("five.yaml", []byte(header+`modes: [pul]
+lab: {nodes: 2, keylime: {quoteInterval: fast}}
+steps:
+  - fault: swaped-route
+    nodes: [node-1, node-2]
+  - expect: {nodes: [node-3], state: failed}
+  - do: reboot
+`))
+	var invalid *spec.InvalidError
+	if !errors.As(err, &invalid) {
+		t.Fatalf("%v, want a *spec.InvalidError", err)
+	}
+	want := []string{
+		`five.yaml:5:9: modes[0]: "pul" is not one of pull, push: did you mean "pull"?`,
+		`five.yaml:6:42: lab.keylime.quoteInterval: "fast" is not a duration`,
+		`five.yaml:8:12: steps[0].fault: "swaped-route" is not one of`,
+		`five.yaml:10:22: steps[1].expect.nodes[0]: the lab has no node "node-3"; it has node-1, node-2`,
+		`five.yaml:11:5: steps[2].nodes: reboot needs 1 to 500 nodes, not 0`,
+	}
+	if len(invalid.Problems) != len(want) {
+		t.Fatalf("%d problems, want %d:\n%v", len(invalid.Problems), len(want), err)
+	}
+	for i, p := range invalid.Problems {
+		if !strings.HasPrefix(p.String(), want[i]) {
+			t.Errorf("problem %d: %s\nwant        %s…", i+1, p, want[i])
+		}
+	}
+}
+
+// Each mistake is told by the place where it is and by what to do.
+func TestMistakes(t *testing.T) {
+	for name, c := range map[string]struct{ steps, path, want string }{
+		"no steps":                {"steps: []", "steps", "empty list"},
+		"steps left out":          {"topic: faults", "steps", "is missing"},
+		"nothing expected":        {"steps: [{do: reboot, nodes: [node-1]}]", "steps", "expect nothing"},
+		"nothing done":            {"steps: [{name: nothing}]", "steps[0]", "does nothing: give it one of do, fault"},
+		"two things":              {"steps: [{do: reboot, nodes: [node-1], expect: {verify: passed}}]", "steps[0].expect", "this one has do and expect"},
+		"unknown action":          {"steps: [{do: reboots, nodes: [node-1], refused: x}]", "steps[0].do", `did you mean "reboot"?`},
+		"unknown option":          {"steps: [{do: reboot, nodes: [node-1], with: {hard: yes}, refused: x}]", "steps[0].with.hard", `reboot has no option "hard"; it has none`},
+		"missing option":          {"steps: [{do: ima-add, nodes: [node-1], refused: x}]", "steps[0].with", `ima-add needs the option "path"`},
+		"no program":              {"steps: [{do: exec, nodes: [node-1], refused: x}]", "steps[0].run", "exec needs a program"},
+		"option of another kind":  {"steps: [{expect: {verify: passed}, nodes: [node-1]}]", "steps[0].nodes", "means nothing in a step with expect"},
+		"condition of nothing":    {"steps: [{expect: {state: failed}}]", "steps[0].expect", "is about one of nodes, component"},
+		"condition of two things": {"steps: [{expect: {nodes: [node-1], verify: passed, state: off}}]", "steps[0].expect", "this is about nodes, verify"},
+		"condition too bare":      {"steps: [{expect: {nodes: [node-1]}}]", "steps[0].expect", "says nothing of nodes"},
+		"unknown state":           {"steps: [{expect: {nodes: [node-1], state: fialed}}]", "steps[0].expect.state", `did you mean "failed"?`},
+		"bad expression":          {"steps: [{expect: {nodes: [node-1], detail: '('}}]", "steps[0].expect.detail", "is no regular expression"},
+		"never about verify":      {"steps: [{never: {verify: passed}}]", "steps[0].never", "verify and run are for expect"},
+		"fails left out":          {"steps: [{expect: {verify: failed}}]", "steps[0].expect", "add fails"},
+		"no host":                 {"steps: [{expect: {run: ['true']}}]", "steps[0].expect", "add on"},
+		"unknown since":           {"steps: [{expect: {verify: passed}, since: later}]", "steps[0].since", "there are start"},
+		"id given twice":          {"steps: [{id: a, expect: {verify: passed}}, {id: a, expect: {verify: passed}}]", "steps[1].id", "id of a step before"},
+		"unknown template":        {"steps: [{expect: {run: ['${node-9.uuid}'], on: tenant}}]", "steps[0].expect.run[0]", `no node "node-9"`},
+		"template of nothing":     {"steps: [{expect: {run: ['${node-1.color}'], on: tenant}}]", "steps[0].expect.run[0]", "uuid, hostname, address"},
+		"a mistake in the lab":    {"lab: {nodes: 0}\nsteps: [{expect: {verify: passed}}]", "lab.nodes", "0 is too small"},
+	} {
+		_, err := scenario.Decode("f.yaml", []byte(header+c.steps+"\n"))
+		var invalid *spec.InvalidError
+		if !errors.As(err, &invalid) {
+			t.Errorf("%s: %v, want a *spec.InvalidError", name, err)
+			continue
+		}
+		if i := slices.IndexFunc(invalid.Problems, func(p spec.Problem) bool { return p.Path == c.path && strings.Contains(p.Message, c.want) }); i < 0 || invalid.Problems[i].Line == 0 {
+			t.Errorf("%s: no problem at %s says %q:\n%v", name, c.path, c.want, err)
+		}
+	}
+}
+
+// What a scenario leaves out.
+func TestDefaults(t *testing.T) {
+	s, err := scenario.Decode("f.yaml", []byte(header+"steps: [{expect: {verify: passed}}]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Nodes(); !slices.Equal(got, []string{"node-1", "node-2", "node-3"}) {
+		t.Errorf("nodes %v", got)
+	}
+	if !slices.Equal(s.Modes, []spec.Mode{spec.ModePull}) || len(s.Substrates) != 2 || s.Topic != "other" {
+		t.Errorf("modes %v, substrates %v, topic %s", s.Modes, s.Substrates, s.Topic)
+	}
+	if _, err := s.Prepare(scenario.Options{Mode: spec.ModePush}); err == nil || !strings.Contains(err.Error(), "not for mode push") {
+		t.Errorf("a mode that it is not for: %v", err)
+	}
+}
+
+// In one mode, the steps for the other one are left out, and the lab is of that mode.
+func TestModes(t *testing.T) {
+	s, err := scenario.Decode("f.yaml", []byte(header+"modes: [pull, push]\nsteps: [{expect: {verify: passed}}, {name: a, only: pull, expect: {verify: passed}}, {name: b, only: push, expect: {verify: passed}}]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []spec.Mode{spec.ModePull, spec.ModePush} {
+		p, err := s.Prepare(scenario.Options{Mode: mode})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[spec.Mode]string{spec.ModePull: "a", spec.ModePush: "b"}[mode]
+		if len(p.Steps) != 2 || p.Steps[1].Name != want || p.Lab.Keylime.Mode != mode {
+			t.Errorf("%s: mode %s, steps %+v", mode, p.Lab.Keylime.Mode, p.Steps)
+		}
+	}
+	if len(s.Steps) != 3 {
+		t.Error("the scenario itself was changed")
+	}
+}
