@@ -20,6 +20,11 @@ func TestFaultsAreSeen(t *testing.T) {
 		{Kind: control.FaultDeadAgent, Nodes: []string{"node-2"}},
 		{Kind: control.FaultPartition, Nodes: []string{"node-2"}},
 		{Kind: control.FaultDeadTPM, Nodes: []string{"node-2"}},
+		{Kind: control.FaultAgentKilled, Nodes: []string{"node-2"}},
+		{Kind: control.FaultAgentRestart, Nodes: []string{"node-2"}},
+		{Kind: control.FaultServiceDown, Component: "registrar"},
+		{Kind: control.FaultServiceKilled, Component: "verifier"},
+		{Kind: control.FaultServiceRestart, Component: "verifier"},
 	}
 	for _, f := range faults {
 		t.Run(f.Kind, func(t *testing.T) {
@@ -36,7 +41,13 @@ func TestFaultsAreSeen(t *testing.T) {
 					notFired(t, l, other, mark)
 				}
 			}
-			mend(t, l, f)
+			if k, _ := control.FaultKindOf(f.Kind); k.Momentary {
+				if mark, err = l.Mark(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				mend(t, l, f)
+			}
 			notFired(t, l, f, mark)
 		})
 	}

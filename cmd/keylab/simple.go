@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"keylab.dev/keylab/lab"
-	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/tpmsim"
 )
@@ -75,42 +74,4 @@ func newVersion(s streams) *cobra.Command {
 			fmt.Fprintf(s.out, "keylab %s (%s, %s/%s), Keylime %v, TPM simulator %s\n", keylabVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH, spec.KeylimeVersions, simulator)
 		},
 	}
-}
-
-func newFault(s streams) *cobra.Command {
-	var f labFlag
-	var clear bool
-	c := &cobra.Command{
-		Use:   "fault KIND [NODE…]",
-		Short: "Break one thing in a running lab on purpose, or mend it",
-		Long: `Breaks one thing in a running lab, so that you see verify and Keylime find it:
-
-  flat-network           join services and cluster network to one layer-2 segment
-  open-router            let the router forward everything
-  swapped-route A B      lead the hostnames of two nodes to each other's agent
-  dead-agent NODE        stop a node's agent
-  partition NODE         cut a node off from everything
-  dead-tpm NODE          kill a node's TPM; mended, the node is enrolled anew
-
-With --clear the same thing is mended.`,
-		Example: `  keylab fault swapped-route node-1 node-2
-  keylab verify
-  keylab fault swapped-route node-1 node-2 --clear`,
-		Args: cobra.MinimumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			l, err := f.open(nil)
-			if err != nil {
-				return err
-			}
-			done, err := l.Fault(c.Context(), control.Fault{Kind: args[0], Nodes: args[1:], Clear: clear})
-			if err != nil {
-				return explain(l, err)
-			}
-			fmt.Fprintf(s.err, "%s: %s.\n", args[0], done)
-			return nil
-		},
-	}
-	f.add(c)
-	c.Flags().BoolVar(&clear, "clear", false, "mend it")
-	return c
 }

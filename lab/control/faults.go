@@ -3,42 +3,78 @@ package control
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
 
 // Fault asks the lab to break, or to mend, one thing.
 type Fault struct {
-	Kind  string   `json:"kind"` // one of Faults
-	Nodes []string `json:"nodes,omitempty"`
-	Clear bool     `json:"clear,omitempty"`
+	Kind      string            `json:"kind"` // one of Faults
+	Nodes     []string          `json:"nodes,omitempty"`
+	Component string            `json:"component,omitempty"` // registrar or verifier, where it is about a service
+	Options   map[string]string `json:"options,omitempty"`   // beside their defaults
+	Clear     bool              `json:"clear,omitempty"`
 }
 
 // FaultKind is what can be said of a kind of fault without a lab.
 type FaultKind struct {
-	Kind  string
-	Nodes int    // how many nodes it is about
-	About string // what it does
+	Kind       string
+	About      string   // what it does
+	Nodes      int      // how many nodes it is about
+	Components []string // those of which it is about one; nil: about none
+	Options    []FaultOption
+	Momentary  bool // over once it was inflicted: there is nothing to mend
 }
+
+// FaultOption is one setting of a kind of fault.
+type FaultOption struct {
+	Name    string
+	Type    OptionType
+	Default string
+	About   string
+}
+
+// OptionType says what values an option takes.
+type OptionType string
+
+// The types of options.
+const (
+	OptionDuration OptionType = "duration" // as Go has it: 200ms, 1.5s; not negative
+	OptionPercent  OptionType = "percent"  // 0 to 100, with or without the sign
+)
 
 // Names of the kinds of fault.
 const (
-	FaultFlatNetwork  = "flat-network"
-	FaultOpenRouter   = "open-router"
-	FaultSwappedRoute = "swapped-route"
-	FaultDeadAgent    = "dead-agent"
-	FaultPartition    = "partition"
-	FaultDeadTPM      = "dead-tpm"
+	FaultFlatNetwork    = "flat-network"
+	FaultOpenRouter     = "open-router"
+	FaultSwappedRoute   = "swapped-route"
+	FaultDeadAgent      = "dead-agent"
+	FaultAgentKilled    = "agent-killed"
+	FaultAgentRestart   = "agent-restart"
+	FaultPartition      = "partition"
+	FaultDeadTPM        = "dead-tpm"
+	FaultServiceDown    = "service-down"
+	FaultServiceKilled  = "service-killed"
+	FaultServiceRestart = "service-restart"
 )
 
-// Faults are all kinds of fault.
+// services are the components that are a process of Keylime's.
+var services = []string{"registrar", "verifier"}
+
+// Faults are all kinds of fault. Which of them a lab can do depends on its substrate and on its mode.
 var Faults = []FaultKind{
 	{Kind: FaultFlatNetwork, About: "join services and cluster network to one layer-2 segment"},
 	{Kind: FaultOpenRouter, About: "let the router forward everything"},
 	{Kind: FaultSwappedRoute, Nodes: 2, About: "lead the hostnames of two nodes to each other's agent"},
-	{Kind: FaultDeadAgent, Nodes: 1, About: "stop a node's agent"},
 	{Kind: FaultPartition, Nodes: 1, About: "cut a node off from everything"},
+	{Kind: FaultDeadAgent, Nodes: 1, About: "stop a node's agent in order"},
+	{Kind: FaultAgentKilled, Nodes: 1, About: "kill a node's agent: connections under way break off"},
+	{Kind: FaultAgentRestart, Nodes: 1, Momentary: true, About: "stop a node's agent and start it again"},
 	{Kind: FaultDeadTPM, Nodes: 1, About: "kill a node's TPM; mended, the node is enrolled anew"},
+	{Kind: FaultServiceDown, Components: services, About: "stop a service of Keylime's in order; mended, it has its database still"},
+	{Kind: FaultServiceKilled, Components: services, About: "kill a service of Keylime's (SIGKILL)"},
+	{Kind: FaultServiceRestart, Components: services, Momentary: true, About: "stop a service of Keylime's and start it again"},
 }
 
 // FaultKindOf finds a kind by its name.
@@ -50,23 +86,102 @@ func FaultKindOf(name string) (FaultKind, bool) {
 	return Faults[i], true
 }
 
-// Check tells what is wrong with a fault, as far as that can be said without a lab: whether nodes of these names exist, and whether the
-// lab's substrate can do it, the lab says. names are the kinds to offer for one that does not exist.
-func (f Fault) Check(names ...string) error {
+// FaultNames are the names of all kinds, in the order of Faults.
+func FaultNames() []string {
+	names := make([]string, len(Faults))
+	for i, k := range Faults {
+		names[i] = k.Kind
+	}
+	return names
+}
+
+// Check tells what is wrong with a fault, as far as that can be said without a lab: whether there are nodes of these names, and whether the
+// lab can do it at all, the lab says.
+func (f Fault) Check() error {
 	kind, ok := FaultKindOf(f.Kind)
 	if !ok {
-		if len(names) == 0 {
-			for _, k := range Faults {
-				names = append(names, k.Kind)
-			}
-		}
-		return fmt.Errorf("there is no fault %q; there are %s", f.Kind, strings.Join(slices.Sorted(slices.Values(names)), ", "))
+		return fmt.Errorf("there is no fault %q; there are %s", f.Kind, strings.Join(FaultNames(), ", "))
 	}
 	if len(f.Nodes) != kind.Nodes {
 		return fmt.Errorf("fault %s needs %d node names, not %d", f.Kind, kind.Nodes, len(f.Nodes))
 	}
 	if kind.Nodes == 2 && f.Nodes[0] == f.Nodes[1] {
 		return fmt.Errorf("fault %s needs two different nodes, not %s twice", f.Kind, f.Nodes[0])
+	}
+	switch {
+	case len(kind.Components) == 0 && f.Component != "":
+		return fmt.Errorf("fault %s is about no component, but %s was given", f.Kind, f.Component)
+	case len(kind.Components) > 0 && !slices.Contains(kind.Components, f.Component):
+		return fmt.Errorf("fault %s needs a component, %s, not %q", f.Kind, strings.Join(kind.Components, " or "), f.Component)
+	}
+	for name, value := range f.Options {
+		o, ok := kind.option(name)
+		if !ok {
+			return fmt.Errorf("fault %s has no option %q; it has %s", f.Kind, name, kind.optionNames())
+		}
+		if err := o.Type.check(value); err != nil {
+			return fmt.Errorf("fault %s: option %s: %w", f.Kind, name, err)
+		}
+	}
+	if f.Clear && kind.Momentary {
+		return fmt.Errorf("fault %s is over once it was inflicted: there is nothing to mend", f.Kind)
+	}
+	return nil
+}
+
+func (k FaultKind) option(name string) (FaultOption, bool) {
+	i := slices.IndexFunc(k.Options, func(o FaultOption) bool { return o.Name == name })
+	if i < 0 {
+		return FaultOption{}, false
+	}
+	return k.Options[i], true
+}
+
+func (k FaultKind) optionNames() string {
+	var names []string
+	for _, o := range k.Options {
+		names = append(names, o.Name)
+	}
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// Option is an option's value, or its default.
+func (f Fault) Option(name string) string {
+	if v, ok := f.Options[name]; ok {
+		return v
+	}
+	kind, _ := FaultKindOf(f.Kind)
+	o, _ := kind.option(name)
+	return o.Default
+}
+
+// Duration is the value of an option of that type. The fault has been checked.
+func (f Fault) Duration(name string) time.Duration {
+	d, _ := time.ParseDuration(f.Option(name))
+	return d
+}
+
+// Percent is the value of an option of that type, 0 to 100. The fault has been checked.
+func (f Fault) Percent(name string) float64 {
+	p, _ := strconv.ParseFloat(strings.TrimSuffix(f.Option(name), "%"), 64)
+	return p
+}
+
+func (t OptionType) check(value string) error {
+	switch t {
+	case OptionDuration:
+		d, err := time.ParseDuration(value)
+		if err != nil || d < 0 {
+			return fmt.Errorf("%q is no duration, such as 200ms or 1.5s", value)
+		}
+	case OptionPercent:
+		p, err := strconv.ParseFloat(strings.TrimSuffix(value, "%"), 64)
+		if err != nil || !(p >= 0 && p <= 100) {
+			return fmt.Errorf("%q is no percentage from 0 to 100", value)
+		}
 	}
 	return nil
 }
@@ -80,6 +195,7 @@ type Mark struct {
 	Arrivals     map[string]uint64 `json:"arrivals,omitempty"`     // new connections at each agent's port, by node
 	DNS          map[string]uint64 `json:"dns,omitempty"`          // answers, by code
 	Attestations map[string]int    `json:"attestations,omitempty"` // the verifier's attestation_count, by node
+	Processes    map[string]string `json:"processes,omitempty"`    // which process it was, by component or by the agent's node: another one after each start
 }
 
 // Proof is what was seen of a fault.

@@ -12,40 +12,61 @@ import (
 
 // Breakage is one thing of a lab that can be broken on purpose, and mended. N is the substrate's node.
 type Breakage[N any] struct {
-	Inflict       func(context.Context, []N) error
-	Mend          func(context.Context, []N) error // nil: it cannot be mended while the lab runs
-	Broke, Mended string                           // what was done, for the user
+	Inflict       func(context.Context, Case[N]) error
+	Mend          func(context.Context, Case[N]) error // nil: it is over once it was inflicted
+	Broke, Mended string                               // what was done, for the user; %s in it is the component
+	// Impossible says why this lab cannot do it; "" where it can.
+	Impossible string
+}
+
+// Case is one fault, as it was asked for.
+type Case[N any] struct {
+	control.Fault
+	On []N // the nodes that it is about
 }
 
 // Break carries out what the user asks for, and says what was done. find knows the nodes by name.
 func Break[N any](ctx context.Context, all map[string]Breakage[N], f control.Fault, find func(name string) (N, error)) (string, error) {
-	possible := slices.Sorted(maps.Keys(all))
-	if err := f.Check(possible...); err != nil {
+	if err := f.Check(); err != nil {
 		return "", err
 	}
 	kind, ok := all[f.Kind]
-	if !ok {
-		return "", fmt.Errorf("fault %s is not possible in this lab; possible are %s", f.Kind, strings.Join(possible, ", "))
+	if !ok || kind.Impossible != "" {
+		why := kind.Impossible
+		if why == "" {
+			why = "its substrate knows no way"
+		}
+		return "", fmt.Errorf("fault %s is not possible in this lab: %s; possible are %s", f.Kind, why, strings.Join(possible(all), ", "))
 	}
-	var nodes []N
+	c := Case[N]{Fault: f}
 	for _, name := range f.Nodes {
 		n, err := find(name)
 		if err != nil {
 			return "", err
 		}
-		nodes = append(nodes, n)
+		c.On = append(c.On, n)
 	}
 	act, done := kind.Inflict, kind.Broke
 	if f.Clear {
 		act, done = kind.Mend, kind.Mended
 	}
-	if act == nil {
-		return "", fmt.Errorf("fault %s cannot be mended while the lab runs: take it down and up", f.Kind)
-	}
 	ctx, cancel := limited(ctx)
 	defer cancel()
-	if err := act(ctx, nodes); err != nil {
+	if err := act(ctx, c); err != nil {
 		return "", fmt.Errorf("fault %s: %w", f.Kind, err)
 	}
-	return done, nil
+	return strings.ReplaceAll(done, "%s", f.Component), nil
 }
+
+func possible[N any](all map[string]Breakage[N]) []string {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if all[name].Impossible == "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// NothingLedToAgents is why faults of the way to agents are not possible in the push model.
+const NothingLedToAgents = "in the push model nobody connects to an agent"

@@ -16,28 +16,36 @@ import (
 	"keylab.dev/keylab/manifests"
 )
 
+type fault = fleet.Case[plan.Node]
+
+// faults is what can be broken in this lab.
 func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 	type of = fleet.Breakage[plan.Node]
 	all := map[string]of{
 		control.FaultFlatNetwork: {Inflict: l.flatten, Mend: l.unflatten, Broke: "the tenant stands on the cluster network too", Mended: "the networks are apart again"},
 		control.FaultOpenRouter: {
-			Inflict: func(ctx context.Context, _ []plan.Node) error { return l.router().OpenAll(ctx) },
-			Mend:    func(ctx context.Context, _ []plan.Node) error { return l.router().Restore(ctx) },
+			Inflict: func(ctx context.Context, _ fault) error { return l.router().OpenAll(ctx) },
+			Mend:    func(ctx context.Context, _ fault) error { return l.router().Restore(ctx) },
 			Broke:   "the router lets everything through", Mended: "the router follows its allow-list again",
 		},
 		control.FaultSwappedRoute: {
 			Inflict: l.swapRoutes, Mend: l.unswapRoutes,
 			Broke: "each hostname leads to the other node's agent", Mended: "each hostname leads to its own agent again; the verifier was told to ask them again",
 		},
-		control.FaultDeadAgent: {Inflict: l.pauseAgent, Mend: l.resumeAgent, Broke: "the agent is frozen", Mended: "the agent runs again, and the verifier was told to ask it again"},
-		control.FaultPartition: {Inflict: l.partition, Mend: l.heal, Broke: "the node is cut off", Mended: "the node is reached again, and the verifier was told to ask its agent again"},
+		control.FaultDeadAgent:    {Inflict: l.pauseAgent, Mend: l.resumeAgent, Broke: "the agent is frozen", Mended: "the agent runs again, and the verifier was told to ask it again"},
+		control.FaultAgentKilled:  {Impossible: "the kubelet starts an agent that was killed again at once, which is agent-restart; dead-agent freezes it"},
+		control.FaultAgentRestart: {Inflict: l.restartAgent, Broke: "the agent was stopped and runs again; it has registered with the same keys"},
+		control.FaultPartition:    {Inflict: l.partition, Mend: l.heal, Broke: "the node is cut off", Mended: "the node is reached again, and the verifier was told to ask its agent again"},
 		control.FaultDeadTPM: {
 			Inflict: l.killTPM, Mend: l.startTPMAgain, Broke: "the TPM's process is killed",
 			Mended: "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
 		},
+		control.FaultServiceDown:    {Inflict: l.serviceDown, Mend: l.serviceUp, Broke: "the %s is stopped", Mended: "the %s runs again, with the database that it had"},
+		control.FaultServiceKilled:  {Inflict: l.serviceKilled, Mend: l.serviceUp, Broke: "the %s is killed", Mended: "the %s runs again, with the database that it had"},
+		control.FaultServiceRestart: {Inflict: l.serviceRestart, Broke: "the %s was stopped and runs again, with the database that it had"},
 	}
 	if l.planned.Keylime.Push() {
-		delete(all, control.FaultSwappedRoute) // nothing is led to an agent
+		all[control.FaultSwappedRoute] = of{Impossible: fleet.NothingLedToAgents}
 	}
 	return all
 }
@@ -50,11 +58,11 @@ func (l *Lab) Fault(ctx context.Context, f control.Fault) (string, error) {
 	return fleet.Break(ctx, l.faults(), f, l.findNode)
 }
 
-func (l *Lab) flatten(ctx context.Context, _ []plan.Node) error {
+func (l *Lab) flatten(ctx context.Context, _ fault) error {
 	return l.docker.NetworkConnect(ctx, l.resource(plan.Cluster), l.resource(plan.Tenant), &network.EndpointSettings{})
 }
 
-func (l *Lab) unflatten(ctx context.Context, _ []plan.Node) error {
+func (l *Lab) unflatten(ctx context.Context, _ fault) error {
 	return l.docker.NetworkDisconnect(ctx, l.resource(plan.Cluster), l.resource(plan.Tenant), true)
 }
 
@@ -94,15 +102,15 @@ func (l *Lab) awaitRoute(ctx context.Context, name, target plan.Node) error {
 	})
 }
 
-func (l *Lab) swapRoutes(ctx context.Context, n []plan.Node) error {
-	return errors.Join(l.selectNode(ctx, n[0], n[1]), l.selectNode(ctx, n[1], n[0]))
+func (l *Lab) swapRoutes(ctx context.Context, f fault) error {
+	return errors.Join(l.selectNode(ctx, f.On[0], f.On[1]), l.selectNode(ctx, f.On[1], f.On[0]))
 }
 
-func (l *Lab) unswapRoutes(ctx context.Context, n []plan.Node) error {
-	if err := errors.Join(l.selectNode(ctx, n[0], n[0]), l.selectNode(ctx, n[1], n[1])); err != nil {
+func (l *Lab) unswapRoutes(ctx context.Context, f fault) error {
+	if err := errors.Join(l.selectNode(ctx, f.On[0], f.On[0]), l.selectNode(ctx, f.On[1], f.On[1])); err != nil {
 		return err
 	}
-	return l.reactivate(ctx, n)
+	return l.reactivate(ctx, f.On)
 }
 
 // agentTask is the agent's container in its node's containerd.
@@ -129,24 +137,24 @@ func (l *Lab) agentTaskDo(ctx context.Context, n plan.Node, verb string) error {
 }
 
 // pauseAgent freezes the agent: one that was killed the kubelet would start again. Its kernel still takes connections for it, which nobody answers.
-func (l *Lab) pauseAgent(ctx context.Context, n []plan.Node) error {
-	return l.agentTaskDo(ctx, n[0], "pause")
+func (l *Lab) pauseAgent(ctx context.Context, f fault) error {
+	return l.agentTaskDo(ctx, f.On[0], "pause")
 }
 
-func (l *Lab) resumeAgent(ctx context.Context, n []plan.Node) error {
-	if err := l.agentTaskDo(ctx, n[0], "resume"); err != nil && !strings.Contains(err.Error(), "cannot resume a running process") {
+func (l *Lab) resumeAgent(ctx context.Context, f fault) error {
+	if err := l.agentTaskDo(ctx, f.On[0], "resume"); err != nil && !strings.Contains(err.Error(), "cannot resume a running process") {
 		return err
 	}
-	if err := l.awaitRoute(ctx, n[0], n[0]); err != nil {
+	if err := l.awaitRoute(ctx, f.On[0], f.On[0]); err != nil {
 		return err
 	}
-	return l.reactivate(ctx, n)
+	return l.reactivate(ctx, f.On)
 }
 
 // partitionTable is the node's own table that drops all that comes or goes: Docker could take a node off its network only with its address.
 const partitionTable = "keylab-partition"
 
-func (l *Lab) partition(ctx context.Context, n []plan.Node) error {
+func (l *Lab) partition(ctx context.Context, f fault) error {
 	rules := "add table inet " + partitionTable + "; delete table inet " + partitionTable + "; add table inet " + partitionTable
 	for _, hook := range []string{"prerouting", "output", "postrouting"} {
 		rules += fmt.Sprintf("; add chain inet %s %s { type filter hook %s priority -500; }; add rule inet %s %s meta iifname eth0 drop", partitionTable, hook, hook, partitionTable, hook)
@@ -154,31 +162,31 @@ func (l *Lab) partition(ctx context.Context, n []plan.Node) error {
 			rules = strings.TrimSuffix(rules, "meta iifname eth0 drop") + "meta oifname eth0 drop"
 		}
 	}
-	_, err := l.execOutput(ctx, n[0].KubernetesName, "nft", rules)
+	_, err := l.execOutput(ctx, f.On[0].KubernetesName, "nft", rules)
 	return err
 }
 
-func (l *Lab) heal(ctx context.Context, n []plan.Node) error {
-	if _, err := l.execOutput(ctx, n[0].KubernetesName, "nft", "add table inet "+partitionTable+"; delete table inet "+partitionTable); err != nil {
+func (l *Lab) heal(ctx context.Context, f fault) error {
+	if _, err := l.execOutput(ctx, f.On[0].KubernetesName, "nft", "add table inet "+partitionTable+"; delete table inet "+partitionTable); err != nil {
 		return err
 	}
-	if err := l.awaitRoute(ctx, n[0], n[0]); err != nil {
+	if err := l.awaitRoute(ctx, f.On[0], f.On[0]); err != nil {
 		return err
 	}
-	return l.reactivate(ctx, n)
+	return l.reactivate(ctx, f.On)
 }
 
-func (l *Lab) killTPM(ctx context.Context, n []plan.Node) error {
+func (l *Lab) killTPM(ctx context.Context, f fault) error {
 	// A container that was killed on purpose is not started again by Docker.
-	return l.docker.ContainerKill(ctx, l.resource(tpmPart(n[0].Name)), "KILL")
+	return l.docker.ContainerKill(ctx, l.resource(tpmPart(f.On[0].Name)), "KILL")
 }
 
-func (l *Lab) startTPMAgain(ctx context.Context, n []plan.Node) error {
+func (l *Lab) startTPMAgain(ctx context.Context, f fault) error {
 	m := machines{l}
-	if err := m.startTPM(ctx, n[0]); err != nil {
+	if err := m.startTPM(ctx, f.On[0]); err != nil {
 		return err
 	}
-	return m.EnrolAgain(ctx, n[0])
+	return m.EnrolAgain(ctx, f.On[0])
 }
 
 // reactivate has the verifier ask the nodes again, where it had given them up.

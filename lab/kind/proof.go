@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"syscall"
 
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
@@ -90,7 +91,29 @@ func (t *target) AgentProcess(ctx context.Context, node string) (proof.Process, 
 		return proof.Process{}, err
 	}
 	status := taskStatus(out, id)
-	return proof.Process{ID: id, Running: status == "RUNNING", Detail: "containerd says that its task is " + status}, nil
+	p := proof.Process{ID: id, Running: status == "RUNNING", Detail: "containerd says that its task is " + status}
+	if status == "PAUSED" { // the nearest to stopped that the kubelet lets be
+		p.End = proof.EndStopped
+	}
+	return p, nil
+}
+
+// exitKilled is the exit status that Docker gives a process which SIGKILL ended.
+const exitKilled = 128 + int(syscall.SIGKILL)
+
+func (t *target) ServiceProcess(ctx context.Context, component string) (proof.Process, error) {
+	c, err := t.l.docker.ContainerInspect(ctx, t.l.resource(component))
+	if err != nil {
+		return proof.Process{}, fmt.Errorf("look at container %s: %w", t.l.resource(component), err)
+	}
+	p := proof.Process{Running: c.State.Running, ID: c.State.StartedAt}
+	if !p.Running {
+		p.Detail = fmt.Sprintf("its container is %s, exit status %d", c.State.Status, c.State.ExitCode)
+		if p.End = proof.EndStopped; c.State.ExitCode == exitKilled {
+			p.End = proof.EndKilled
+		}
+	}
+	return p, nil
 }
 
 // taskStatus finds a container's status in what `ctr tasks list` prints: TASK, PID, STATUS.

@@ -98,7 +98,8 @@ func (l *Lab) startService(ctx context.Context, name, image string, command func
 	init := true
 	p.host.Init = &init
 	p.config.Entrypoint = c.Argv
-	p.config.Env = inContainer(c.Env)
+	// Docker's init then hands SIGTERM to the service's workers too: its main process ignores it, and ends when they have.
+	p.config.Env = append(inContainer(c.Env), "TINI_KILL_PROCESS_GROUP=1")
 	p.config.WorkingDir = c.Dir
 	databases, err := filepath.Glob(filepath.Join(configured.WorkDir(name), "*.sqlite"))
 	if err != nil {
@@ -114,6 +115,11 @@ func (l *Lab) startService(ctx context.Context, name, image string, command func
 	if err := l.start(ctx, p); err != nil {
 		return err
 	}
+	return l.awaitService(ctx, name, c)
+}
+
+// awaitService waits until a service answers on all its ports.
+func (l *Lab) awaitService(ctx context.Context, name string, c keylime.Command) error {
 	return l.awaitContainer(ctx, name, "the "+name+" to answer", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, readyAttempt)
 		defer cancel()

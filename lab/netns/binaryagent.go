@@ -15,6 +15,7 @@ import (
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/proof"
 )
 
 // binaryAgent is a real Keylime agent, such as rust-keylime's, run as a program on its node.
@@ -123,3 +124,10 @@ func (b *binaryAgent) ended() error {
 func (b *binaryAgent) stop(ctx context.Context) error {
 	return b.p.stop(ctx)
 }
+
+func (b *binaryAgent) kill(context.Context) error {
+	b.p.kill()
+	return nil
+}
+
+func (b *binaryAgent) end() proof.End { return b.p.facts().End }

@@ -9,28 +9,36 @@ import (
 	"keylab.dev/keylab/lab/plan"
 )
 
+type fault = fleet.Case[*node]
+
+// faults is what can be broken in this lab.
 func (s *supervisor) faults() map[string]fleet.Breakage[*node] {
 	type of = fleet.Breakage[*node]
 	all := map[string]of{
 		control.FaultFlatNetwork: {Inflict: s.flatten, Mend: s.unflatten, Broke: "services and cluster network are one layer-2 segment", Mended: "the networks are apart again"},
 		control.FaultOpenRouter: {
-			Inflict: func(context.Context, []*node) error { return s.router.OpenAll() },
-			Mend:    func(context.Context, []*node) error { return s.router.Restore() },
+			Inflict: func(context.Context, fault) error { return s.router.OpenAll() },
+			Mend:    func(context.Context, fault) error { return s.router.Restore() },
 			Broke:   "the router lets everything through", Mended: "the router follows its allow-list again",
 		},
 		control.FaultSwappedRoute: {
 			Inflict: s.swapRoutes, Mend: s.unswapRoutes,
 			Broke: "each hostname leads to the other node's agent", Mended: "each hostname leads to its own agent again; the verifier was told to ask them again",
 		},
-		control.FaultDeadAgent: {Inflict: killAgent, Mend: s.reviveAgent, Broke: "the agent is stopped", Mended: "the agent runs again, and the verifier was told to ask it again"},
-		control.FaultPartition: {Inflict: s.partition, Mend: s.heal, Broke: "the node's link is cut", Mended: "the node's link is up again, and the verifier was told to ask its agent again"},
+		control.FaultDeadAgent:    {Inflict: stopAgent, Mend: s.reviveAgent, Broke: "the agent is stopped", Mended: "the agent runs again, and the verifier was told to ask it again"},
+		control.FaultAgentKilled:  {Inflict: killAgent, Mend: s.reviveAgent, Broke: "the agent is killed", Mended: "the agent runs again, and the verifier was told to ask it again"},
+		control.FaultAgentRestart: {Inflict: s.restartAgent, Broke: "the agent was stopped and runs again; it has registered with the same keys"},
+		control.FaultPartition:    {Inflict: s.partition, Mend: s.heal, Broke: "the node's link is cut", Mended: "the node's link is up again, and the verifier was told to ask its agent again"},
 		control.FaultDeadTPM: {
 			Inflict: killTPM, Mend: s.reviveTPM, Broke: "the TPM's process is killed",
 			Mended: "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
 		},
+		control.FaultServiceDown:    {Inflict: s.serviceDown, Mend: s.serviceUp, Broke: "the %s is stopped", Mended: "the %s runs again, with the database that it had"},
+		control.FaultServiceKilled:  {Inflict: s.serviceKilled, Mend: s.serviceUp, Broke: "the %s is killed", Mended: "the %s runs again, with the database that it had"},
+		control.FaultServiceRestart: {Inflict: s.serviceRestart, Broke: "the %s was stopped and runs again, with the database that it had"},
 	}
 	if s.plan.Keylime.Push() {
-		delete(all, control.FaultSwappedRoute) // nothing is led to an agent
+		all[control.FaultSwappedRoute] = of{Impossible: fleet.NothingLedToAgents}
 	}
 	return all
 }
@@ -41,11 +49,11 @@ func (s *supervisor) Fault(ctx context.Context, f control.Fault) (string, error)
 		return "", err
 	}
 	done, err := fleet.Break(ctx, s.faults(), f, s.node)
-	s.log.Info("fault", "kind", f.Kind, "nodes", f.Nodes, "clear", f.Clear, "error", err)
+	s.log.Info("fault", "kind", f.Kind, "nodes", f.Nodes, "component", f.Component, "options", f.Options, "clear", f.Clear, "error", err)
 	return done, err
 }
 
-func (s *supervisor) flatten(context.Context, []*node) error {
+func (s *supervisor) flatten(context.Context, fault) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.unbridge != nil {
@@ -56,7 +64,7 @@ func (s *supervisor) flatten(context.Context, []*node) error {
 	return err
 }
 
-func (s *supervisor) unflatten(context.Context, []*node) error {
+func (s *supervisor) unflatten(context.Context, fault) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.unbridge == nil {
@@ -67,15 +75,15 @@ func (s *supervisor) unflatten(context.Context, []*node) error {
 	return err
 }
 
-func (s *supervisor) swapRoutes(_ context.Context, nodes []*node) error {
-	return s.routePair(nodes[0], nodes[1], nodes[1], nodes[0])
+func (s *supervisor) swapRoutes(_ context.Context, f fault) error {
+	return s.routePair(f.On[0], f.On[1], f.On[1], f.On[0])
 }
 
-func (s *supervisor) unswapRoutes(ctx context.Context, nodes []*node) error {
-	if err := s.routePair(nodes[0], nodes[0], nodes[1], nodes[1]); err != nil {
+func (s *supervisor) unswapRoutes(ctx context.Context, f fault) error {
+	if err := s.routePair(f.On[0], f.On[0], f.On[1], f.On[1]); err != nil {
 		return err
 	}
-	return s.reactivate(ctx, nodes)
+	return s.reactivate(ctx, f.On)
 }
 
 // routePair leads the hostname of a to x and that of b to y.
@@ -86,27 +94,86 @@ func (s *supervisor) routePair(a, x, b, y *node) error {
 	return s.ingress.SetRoute(b.hostname, join(y.Address, y.Agent.Port))
 }
 
-func (s *supervisor) partition(_ context.Context, nodes []*node) error {
-	return s.network.Partition(nodes[0].Name)
+func (s *supervisor) partition(_ context.Context, f fault) error {
+	return s.network.Partition(f.On[0].Name)
 }
 
-func (s *supervisor) heal(ctx context.Context, nodes []*node) error {
-	if err := s.network.Heal(nodes[0].Name); err != nil {
+func (s *supervisor) heal(ctx context.Context, f fault) error {
+	if err := s.network.Heal(f.On[0].Name); err != nil {
 		return err
 	}
-	return s.reactivate(ctx, nodes)
+	return s.reactivate(ctx, f.On)
 }
 
-func killAgent(ctx context.Context, nodes []*node) error { return nodes[0].stopAgent(ctx) }
+func stopAgent(ctx context.Context, f fault) error { return f.On[0].stopAgent(ctx) }
 
-func (s *supervisor) reviveAgent(ctx context.Context, nodes []*node) error {
-	if nodes[0].agentRuns() {
+func killAgent(ctx context.Context, f fault) error {
+	n := f.On[0]
+	n.mu.Lock()
+	a := n.agent
+	n.mu.Unlock()
+	if a == nil || a.ended() != nil {
+		return fmt.Errorf("no agent runs on %s", n.Name)
+	}
+	return a.kill(ctx)
+}
+
+// restartAgent does not ask the verifier: whether it notices is what is to be seen.
+func (s *supervisor) restartAgent(ctx context.Context, f fault) error {
+	if err := f.On[0].stopAgent(ctx); err != nil {
+		return err
+	}
+	return f.On[0].startAgent(ctx)
+}
+
+func (s *supervisor) reviveAgent(ctx context.Context, f fault) error {
+	if f.On[0].agentRuns() {
 		return nil
 	}
-	if err := nodes[0].startAgent(ctx); err != nil {
+	if err := f.On[0].startAgent(ctx); err != nil {
 		return err
 	}
-	return s.reactivate(ctx, nodes)
+	return s.reactivate(ctx, f.On)
+}
+
+// service is a service's process, which there is once the lab is up.
+func (s *supervisor) service(name string) *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.services[name]
+}
+
+func (s *supervisor) serviceDown(ctx context.Context, f fault) error {
+	if p := s.service(f.Component); p.alive() {
+		return p.stop(ctx)
+	}
+	return fmt.Errorf("the %s does not run", f.Component)
+}
+
+func (s *supervisor) serviceKilled(_ context.Context, f fault) error {
+	if p := s.service(f.Component); p.alive() {
+		p.kill()
+		return nil
+	}
+	return fmt.Errorf("the %s does not run", f.Component)
+}
+
+func (s *supervisor) serviceUp(ctx context.Context, f fault) error {
+	if s.service(f.Component).alive() {
+		return nil
+	}
+	command := s.configured.Registrar()
+	if f.Component == plan.Verifier {
+		command = s.configured.Verifier()
+	}
+	return s.startService(ctx, f.Component, command)
+}
+
+func (s *supervisor) serviceRestart(ctx context.Context, f fault) error {
+	if err := s.service(f.Component).stop(ctx); err != nil {
+		return err
+	}
+	return s.serviceUp(ctx, f)
 }
 
 // reactivate has the verifier ask the nodes again, where it had given them up.
@@ -118,23 +185,23 @@ func (s *supervisor) reactivate(ctx context.Context, nodes []*node) error {
 	return fleet.Reactivate(ctx, s.verifier, uuids)
 }
 
-func killTPM(_ context.Context, nodes []*node) error {
-	nodes[0].mu.Lock()
-	defer nodes[0].mu.Unlock()
-	if nodes[0].tpm == nil {
-		return fmt.Errorf("the TPM of %s is off", nodes[0].Name)
+func killTPM(_ context.Context, f fault) error {
+	f.On[0].mu.Lock()
+	defer f.On[0].mu.Unlock()
+	if f.On[0].tpm == nil {
+		return fmt.Errorf("the TPM of %s is off", f.On[0].Name)
 	}
-	return nodes[0].tpm.Kill()
+	return f.On[0].tpm.Kill()
 }
 
 // reviveTPM starts the TPM again, which to the node is a power cut.
-func (s *supervisor) reviveTPM(ctx context.Context, nodes []*node) error {
+func (s *supervisor) reviveTPM(ctx context.Context, f fault) error {
 	m := machines{s}
-	if err := m.PowerOff(ctx, nodes[0], false); err != nil {
+	if err := m.PowerOff(ctx, f.On[0], false); err != nil {
 		return err
 	}
-	if err := m.PowerOn(ctx, nodes[0]); err != nil {
+	if err := m.PowerOn(ctx, f.On[0]); err != nil {
 		return err
 	}
-	return m.EnrolAgain(ctx, nodes[0])
+	return m.EnrolAgain(ctx, f.On[0])
 }

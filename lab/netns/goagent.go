@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"sync"
 
@@ -14,15 +15,34 @@ import (
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/netns/sandbox"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/proof"
 )
 
 // goAgent is keylab's own agent, a goroutine of the supervisor.
 type goAgent struct {
 	*agent.Agent
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc // with why it ends
+	cut    func()                  // breaks its connections off
 	done   chan struct{}
 	mu     sync.Mutex
 	err    error
+}
+
+// Why an agent that is a part of the supervisor ended.
+var (
+	errAgentStopped = errors.New("the agent was stopped")
+	errAgentKilled  = errors.New("the agent was killed")
+)
+
+// endOf tells what of these it was.
+func endOf(err error) proof.End {
+	switch {
+	case errors.Is(err, errAgentStopped):
+		return proof.EndStopped
+	case errors.Is(err, errAgentKilled):
+		return proof.EndKilled
+	}
+	return ""
 }
 
 func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
@@ -35,6 +55,7 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 	if err != nil {
 		return nil, err
 	}
+	connections := &cuttable{Listener: l, open: map[net.Conn]struct{}{}}
 	config := agent.Config{
 		UUID:           n.uuid,
 		OpenTPM:        func(context.Context) (transport.TPMCloser, error) { return n.openTPM() },
@@ -48,7 +69,7 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 		Registrar:      n.s.plan.Keylime.Registrar.String(),
 		ClientCAs:      clientCAs(n.s.configured.PKI),
 		Dial:           ns.DialContext,
-		Listener:       l,
+		Listener:       connections,
 		SecureDir:      n.secureDir(),
 		ExtractPayload: n.extract(),
 		PayloadScript:  n.script(),
@@ -68,8 +89,8 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 		l.Close()
 		return nil, err
 	}
-	life, cancel := context.WithCancel(context.Background())
-	g := &goAgent{Agent: a, cancel: cancel, done: make(chan struct{})}
+	life, cancel := context.WithCancelCause(context.Background())
+	g := &goAgent{Agent: a, cancel: cancel, cut: connections.cut, done: make(chan struct{})}
 	go func() {
 		defer close(g.done)
 		err := a.Serve(life)
@@ -77,7 +98,7 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 			err = errors.New("the agent's server ended")
 		}
 		if life.Err() != nil {
-			err = errors.New("the agent was stopped")
+			err = context.Cause(life)
 		}
 		g.mu.Lock()
 		g.err = err
@@ -113,14 +134,70 @@ func (g *goAgent) ended() error {
 	}
 }
 
-func (g *goAgent) stop(ctx context.Context) error {
-	g.cancel()
+func (g *goAgent) end() proof.End { return endOf(g.ended()) }
+
+func (g *goAgent) stop(ctx context.Context) error { return g.endBy(ctx, errAgentStopped) }
+
+// kill breaks all connections off, as the kernel does for a process that is killed.
+func (g *goAgent) kill(ctx context.Context) error {
+	g.cancel(errAgentKilled)
+	g.cut()
+	return g.endBy(ctx, errAgentKilled)
+}
+
+func (g *goAgent) endBy(ctx context.Context, why error) error {
+	g.cancel(why)
 	select {
 	case <-g.done:
 		return g.Close()
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the agent to end: %w", ctx.Err())
 	}
+}
+
+// cuttable is a listener whose connections can all be broken off.
+type cuttable struct {
+	net.Listener
+	mu   sync.Mutex
+	open map[net.Conn]struct{}
+}
+
+// Accept implements net.Listener.
+func (l *cuttable) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open[c] = struct{}{}
+	return &cuttableConn{c, l}, nil
+}
+
+// cut closes the listener, and resets the connections, which tells the peers that nobody has read what they sent.
+func (l *cuttable) cut() {
+	l.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.open {
+		if tcp, ok := c.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+		c.Close()
+	}
+}
+
+type cuttableConn struct {
+	net.Conn
+	l *cuttable
+}
+
+// Close implements net.Conn.
+func (c *cuttableConn) Close() error {
+	c.l.mu.Lock()
+	delete(c.l.open, c.Conn)
+	c.l.mu.Unlock()
+	return c.Conn.Close()
 }
 
 // clientCAs is the one authority whose client certificates the agent accepts: Keylime's cv_ca.

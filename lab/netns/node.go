@@ -13,6 +13,7 @@ import (
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/measure"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/proof"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/verify"
 	"keylab.dev/keylab/netlab"
@@ -36,7 +37,11 @@ type nodeAgent interface {
 	served(nonce string) (int, error)
 	// ended is nil while the agent runs, and else says how it ended.
 	ended() error
+	// end tells whether one that has ended was stopped or killed.
+	end() proof.End
 	stop(ctx context.Context) error
+	// kill ends the agent without letting it do anything more.
+	kill(ctx context.Context) error
 }
 
 // node is one attested machine, running.

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/netns/sandbox"
+	"keylab.dev/keylab/lab/proof"
 	"keylab.dev/keylab/lab/state"
 )
 
@@ -25,8 +28,10 @@ type process struct {
 	log  string
 	cmd  *exec.Cmd
 	done chan struct{}
-	err  error // once done is closed
-	from int64 // where its own output begins in the log file
+	mu   sync.Mutex // of how
+	err  error      // once done is closed
+	how  proof.End  // once stop or kill was called
+	from int64      // where its own output begins in the log file
 }
 
 // startProcess starts a program on a host. It lives until stop, or until the sandbox ends.
@@ -68,6 +73,7 @@ func (p *process) alive() bool {
 // stop ends the program and its children: SIGTERM, and SIGKILL for what is left after the grace.
 func (p *process) stop(ctx context.Context) error {
 	group := -p.cmd.Process.Pid
+	p.mark(proof.EndStopped)
 	_ = syscall.Kill(group, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, stopGrace)
 	defer cancel()
@@ -78,6 +84,33 @@ func (p *process) stop(ctx context.Context) error {
 	_ = syscall.Kill(group, syscall.SIGKILL)
 	<-p.done
 	return nil
+}
+
+// kill ends the program and its children at once.
+func (p *process) kill() {
+	p.mark(proof.EndKilled)
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	<-p.done
+}
+
+// mark notes that the program is ended on purpose; one that has ended by itself was not.
+func (p *process) mark(how proof.End) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.alive() && p.how == "" {
+		p.how = how
+	}
+}
+
+// facts is the program as proofs see it.
+func (p *process) facts() proof.Process {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := proof.Process{Running: p.alive(), ID: strconv.Itoa(p.cmd.Process.Pid)}
+	if !f.Running {
+		f.End, f.Detail = p.how, firstLine(p.died())
+	}
+	return f
 }
 
 // died is the error for a program that ended by itself: command, how, and what it printed last.

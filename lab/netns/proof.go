@@ -60,11 +60,19 @@ func (t target) AgentProcess(_ context.Context, node string) (proof.Process, err
 	if n.agent == nil {
 		p.Detail = "it was never started"
 	} else if err := n.agent.ended(); err != nil {
-		p.Detail = firstLine(err)
+		p.End, p.Detail = n.agent.end(), firstLine(err)
 	} else {
 		p.Running = true
 	}
 	return p, nil
+}
+
+func (t target) ServiceProcess(_ context.Context, component string) (proof.Process, error) {
+	p := t.s.service(component)
+	if p == nil {
+		return proof.Process{Detail: "it was never started"}, nil
+	}
+	return p.facts(), nil
 }
 
 // firstLine is an error without the log that follows it.

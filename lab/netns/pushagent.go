@@ -12,12 +12,13 @@ import (
 
 	"keylab.dev/keylab/agent/push"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/proof"
 )
 
 // goPushAgent is keylab's own agent of the push model, a goroutine of the supervisor.
 type goPushAgent struct {
 	*push.Agent
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc // with why it ends
 	done   chan struct{}
 
 	mu      sync.Mutex
@@ -64,7 +65,7 @@ func (g *goPushAgent) register(ctx context.Context) error {
 	if err := g.Register(ctx); err != nil {
 		return err
 	}
-	life, cancel := context.WithCancel(context.Background())
+	life, cancel := context.WithCancelCause(context.Background())
 	g.mu.Lock()
 	g.cancel, g.started = cancel, true
 	g.mu.Unlock()
@@ -72,7 +73,7 @@ func (g *goPushAgent) register(ctx context.Context) error {
 		defer close(g.done)
 		err := g.Run(life)
 		if life.Err() != nil {
-			err = errors.New("the agent was stopped")
+			err = context.Cause(life)
 		} else if err == nil {
 			err = errors.New("the agent ended")
 		}
@@ -99,14 +100,21 @@ func (g *goPushAgent) ended() error {
 	return g.err
 }
 
-func (g *goPushAgent) stop(ctx context.Context) error {
+func (g *goPushAgent) end() proof.End { return endOf(g.ended()) }
+
+func (g *goPushAgent) stop(ctx context.Context) error { return g.endBy(ctx, errAgentStopped) }
+
+// kill is stop by another name: what an agent has under way breaks off in any case.
+func (g *goPushAgent) kill(ctx context.Context) error { return g.endBy(ctx, errAgentKilled) }
+
+func (g *goPushAgent) endBy(ctx context.Context, why error) error {
 	g.mu.Lock()
 	cancel, started := g.cancel, g.started
 	g.mu.Unlock()
 	if !started {
 		return g.Close()
 	}
-	cancel()
+	cancel(why)
 	select {
 	case <-g.done:
 		return g.Close()

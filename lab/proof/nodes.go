@@ -15,9 +15,18 @@ import (
 	"keylab.dev/keylab/lab/verify"
 )
 
-// deadAgent: the agent's process does not run, and whoever connects to it is refused, or left without an answer where its kernel still takes
+// deadAgent: the agent's process was stopped, and whoever connects to it is refused, or left without an answer where its kernel still takes
 // connections for it.
 func deadAgent(ctx context.Context, t Target, f control.Fault, _ control.Mark) (control.Proof, error) {
+	return endedAgent(ctx, t, f, EndStopped)
+}
+
+// agentKilled: likewise of one that was killed.
+func agentKilled(ctx context.Context, t Target, f control.Fault, _ control.Mark) (control.Proof, error) {
+	return endedAgent(ctx, t, f, EndKilled)
+}
+
+func endedAgent(ctx context.Context, t Target, f control.Fault, end End) (control.Proof, error) {
 	n, _ := findNode(t, f.Nodes[0])
 	if off(n) {
 		return unseen("%s is off, and its agent with it", n.Name)
@@ -29,6 +38,9 @@ func deadAgent(ctx context.Context, t Target, f control.Fault, _ control.Mark) (
 	if process.Running {
 		return unseen("the agent of %s runs", n.Name)
 	}
+	if process.End != end {
+		return unseen("the agent of %s does not run, but was not %s: %s", n.Name, end, process.Detail)
+	}
 	if t.Plan().Keylime.Push() { // nobody connects to it
 		return seen("the process of the agent of %s does not run: %s", n.Name, process.Detail)
 	}
@@ -37,6 +49,36 @@ func deadAgent(ctx context.Context, t Target, f control.Fault, _ control.Mark) (
 		return unseen("the agent's process does not run (%s), but %s", process.Detail, said)
 	}
 	return seen("the agent's process does not run (%s), and %s", process.Detail, said)
+}
+
+// agentRestart: the agent is another process than before, and answers.
+func agentRestart(ctx context.Context, t Target, f control.Fault, since control.Mark) (control.Proof, error) {
+	n, _ := findNode(t, f.Nodes[0])
+	process, err := t.AgentProcess(ctx, n.Name)
+	if err != nil {
+		return control.Proof{}, err
+	}
+	said := "in the push model nobody connects to it"
+	if !t.Plan().Keylime.Push() {
+		var dead bool
+		if said, dead = greet(ctx, t, n); dead {
+			return unseen("the agent of %s: %s", n.Name, said)
+		}
+	}
+	return restarted("the agent of "+n.Name, process, since.Processes[n.Name], said)
+}
+
+// restarted compares a process with the one before.
+func restarted(what string, now Process, before, said string) (control.Proof, error) {
+	switch {
+	case before == "":
+		return unseen("nothing is known of %s before: the mark has it not", what)
+	case !now.Running:
+		return unseen("%s does not run: %s", what, now.Detail)
+	case now.ID == before:
+		return unseen("%s is the process that it was (%s)", what, before)
+	}
+	return seen("%s is another process than before (%s, and before %s); %s", what, now.ID, before, said)
 }
 
 // greet connects to an agent from where the ingress is, and tells whether it is dead.

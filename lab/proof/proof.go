@@ -15,6 +15,7 @@ import (
 
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/verify"
 	"keylab.dev/keylab/netlab"
 )
@@ -26,16 +27,27 @@ type Target interface {
 	DNSAnswers(ctx context.Context) (map[string]uint64, error)
 	// AgentAddress is where a node's agent listens, as the ingress reaches it. In the push model no agent listens.
 	AgentAddress(ctx context.Context, node string) (netip.AddrPort, error)
-	// AgentProcess is a node's agent, as a process.
+	// AgentProcess is a node's agent, and ServiceProcess the registrar or the verifier, as a process.
 	AgentProcess(ctx context.Context, node string) (Process, error)
+	ServiceProcess(ctx context.Context, component string) (Process, error)
 }
 
 // Process is an agent or a service, as its substrate runs it.
 type Process struct {
 	Running bool
 	ID      string // another one after each start
-	Detail  string // of one that does not run: how it came to that
+	End     End    // of one that does not run
+	Detail  string // likewise: how it came to that
 }
+
+// End is how a process came to its end.
+type End string
+
+// The ways for a process to end on purpose. One that ended by itself has none of them.
+const (
+	EndStopped End = "stopped" // in order; frozen counts as that where it is the best a substrate can do
+	EndKilled  End = "killed"
+)
 
 // silence is how long something has to stay without an answer to be called silent. What is probed answers within milliseconds, from the kernel, however
 // busy programs are; and the whole proof has to come within two seconds.
@@ -45,12 +57,17 @@ const silence = time.Second
 type prover func(ctx context.Context, t Target, f control.Fault, since control.Mark) (control.Proof, error)
 
 var provers = map[string]prover{
-	control.FaultFlatNetwork:  flatNetwork,
-	control.FaultOpenRouter:   openRouter,
-	control.FaultSwappedRoute: swappedRoute,
-	control.FaultDeadAgent:    deadAgent,
-	control.FaultPartition:    partition,
-	control.FaultDeadTPM:      deadTPM,
+	control.FaultFlatNetwork:    flatNetwork,
+	control.FaultOpenRouter:     openRouter,
+	control.FaultSwappedRoute:   swappedRoute,
+	control.FaultDeadAgent:      deadAgent,
+	control.FaultPartition:      partition,
+	control.FaultDeadTPM:        deadTPM,
+	control.FaultAgentKilled:    agentKilled,
+	control.FaultAgentRestart:   agentRestart,
+	control.FaultServiceDown:    serviceDown,
+	control.FaultServiceKilled:  serviceKilled,
+	control.FaultServiceRestart: serviceRestart,
 }
 
 // Fired looks for the proof of a fault; whether f is to be cleared does not matter. It takes about a second at most.
@@ -81,7 +98,7 @@ const markTimeout = 2 * time.Second
 func Mark(ctx context.Context, t Target) control.Mark {
 	ctx, cancel := context.WithTimeout(ctx, markTimeout)
 	defer cancel()
-	m := control.Mark{Time: time.Now(), Arrivals: map[string]uint64{}}
+	m := control.Mark{Time: time.Now(), Arrivals: map[string]uint64{}, Processes: map[string]string{}}
 	nodes := t.Nodes()
 	var wait sync.WaitGroup
 	var mu sync.Mutex
@@ -118,7 +135,17 @@ func Mark(ctx context.Context, t Target) control.Mark {
 		}
 		return func() { m.Attestations = counts }, err
 	})
+	for _, name := range []string{plan.Registrar, plan.Verifier} {
+		ask(func() (func(), error) {
+			p, err := t.ServiceProcess(ctx, name)
+			return func() { m.Processes[name] = p.ID }, err
+		})
+	}
 	for _, n := range nodes {
+		ask(func() (func(), error) {
+			p, err := t.AgentProcess(ctx, n.Name)
+			return func() { m.Processes[n.Name] = p.ID }, err
+		})
 		ask(func() (func(), error) {
 			count, err := n.Arrived()
 			return func() { m.Arrivals[n.Name] = count }, err
