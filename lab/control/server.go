@@ -21,6 +21,7 @@ type Lab interface {
 	Fault(ctx context.Context, f Fault) (string, error)
 	Act(ctx context.Context, a Action) (string, error)
 	Measure(ctx context.Context, m Measurement) (Measured, error)
+	EK(ctx context.Context, o EKOrder) (EKDone, error)
 	// Notices are the verifier's notices so far, the first one first.
 	Notices(ctx context.Context) ([]Notice, error)
 	// Tenant is Keylime's own command line in the lab.
@@ -43,6 +44,7 @@ func NewServer(lab Lab) *Server {
 	mux.HandleFunc("POST /v1/fault", order(lab.Fault))
 	mux.HandleFunc("POST /v1/act", order(lab.Act))
 	mux.HandleFunc("POST /v1/measure", order(lab.Measure))
+	mux.HandleFunc("POST /v1/ek", order(lab.EK))
 	mux.HandleFunc("POST /v1/down", answer(func(*http.Request) (any, error) {
 		lab.Down()
 		return "stopping", nil
