@@ -12,7 +12,8 @@
 // keyEncipherment (RSA) or keyAgreement (ECC); extended key usage tcg-kp-EKCertificate. They are strict DER.
 //
 // What Keylime trusts is written by [CA.ExportStore] as a tpm_cert_store; [CheckStore] applies the rule of Keylime's tenant to such a
-// folder, which is laxer than [CA.Verify]: one level, no dates, no revocation.
+// folder, which is laxer than [CA.Verify]: one level, no dates, no revocation. [CA.InStore] tells what such a folder trusts of a CA, and
+// [CA.CrossSign] makes a certificate by which those who trust one CA accept what another issues.
 //
 // For experiments: certificates that are expired or not valid yet come from Request.NotBefore and NotAfter, one for the wrong key from
 // another Request.Public, a stranger's from a CA in another folder, a thief's from Request.Unrecorded, and [CA.Revoke] feeds [CA.CRL].

@@ -26,6 +26,9 @@ var (
 	// ErrNotIssued: this CA has no record of that certificate or serial number.
 	ErrNotIssued = errors.New("not in the record of issued certificates")
 
+	// ErrPathLength: no level of this CA may certify another CA.
+	ErrPathLength = errors.New("no level of this EK CA may certify another CA")
+
 	// ErrNotEK: the certificate is not an EK certificate by the TCG EK Credential Profile.
 	ErrNotEK = errors.New("not an EK certificate")
 	// ErrWrongCA: no certificate of this CA signed it.

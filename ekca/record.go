@@ -39,6 +39,9 @@ type Record struct {
 	File                string    // the certificate in PEM
 }
 
+// Certificate reads the certificate of the record.
+func (r Record) Certificate() (*x509.Certificate, error) { return readCertificate(r.File) }
+
 // storedRecord is Record as it stands in issued/<serial>.json.
 type storedRecord struct {
 	Serial    string     `json:"serial"` // hex: JSON numbers lose digits in many readers

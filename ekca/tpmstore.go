@@ -31,9 +31,15 @@ import (
 // Files that an earlier export of the CA in this same folder left, and that are no longer right, are removed; files of other CAs and of
 // the user stay. So several CAs can share a store, as real ones do.
 func (ca *CA) ExportStore(dir string) ([]string, error) {
+	return ca.ExportStoreOnly(dir, ca.chain...)
+}
+
+// ExportStoreOnly is ExportStore for some of the CA's certificates, or for others that have its keys, such as those of CrossSign: what is in dir of
+// this CA afterwards is these and no others. Without any it is WithdrawStore.
+func (ca *CA) ExportStoreOnly(dir string, certs ...*x509.Certificate) ([]string, error) {
 	var names []string
 	content := map[string][]byte{}
-	for _, cert := range ca.chain {
+	for _, cert := range certs {
 		// The fingerprint keeps CAs with equal names apart.
 		name := fmt.Sprintf("%s-%s.pem", fileStem(cert.Subject.CommonName), Fingerprint(cert)[:16])
 		names = append(names, name)
@@ -154,28 +160,9 @@ func CheckStore(dir string, cert *x509.Certificate) (string, error) {
 	if cert == nil {
 		return "", fmt.Errorf("check EK certificate against the store %s: no certificate given", dir)
 	}
-	if _, err := os.Stat(dir); err != nil {
-		return "", fmt.Errorf("check EK certificate against the store: %w: %w", ErrNotInStore, err)
-	}
-	entries, err := os.ReadDir(dir)
+	files, content, err := readStore(dir)
 	if err != nil {
 		return "", fmt.Errorf("check EK certificate against the store: %w", err)
-	}
-	var files []string
-	content := map[string][]byte{}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") || !strings.HasSuffix(e.Name(), ".pem") {
-			continue
-		}
-		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if err == nil && !utf8.Valid(data) {
-			err = fmt.Errorf("%s is not UTF-8 text", e.Name())
-		}
-		if err != nil {
-			return "", fmt.Errorf("check EK certificate against the store %s: Keylime cannot load it: %w; remove that file", dir, err)
-		}
-		files = append(files, e.Name())
-		content[e.Name()] = data
 	}
 	var seen []string
 	for _, file := range files {
@@ -196,6 +183,49 @@ func CheckStore(dir string, cert *x509.Certificate) (string, error) {
 	}
 	return "", fmt.Errorf("check EK certificate %s against the store %s: %w: the issuer is %q, the store has: %s; the issuing CA's own certificate must be there, a root above it does not count",
 		serialName(cert.SerialNumber), dir, ErrNotInStore, cert.Issuer, strings.Join(seen, "; "))
+}
+
+// readStore gives the files that Keylime would read, by name and in their order, with their content. A folder that is not there wraps ErrNotInStore.
+func readStore(dir string) (files []string, content map[string][]byte, err error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("%w: %w", ErrNotInStore, err)
+	} else if err != nil {
+		return nil, nil, err
+	}
+	content = map[string][]byte{}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") || !strings.HasSuffix(e.Name(), ".pem") {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err == nil && !utf8.Valid(data) {
+			err = fmt.Errorf("%s is not UTF-8 text", e.Name())
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("Keylime cannot load %s: %w; remove that file", dir, err)
+		}
+		files = append(files, e.Name())
+		content[e.Name()] = data
+	}
+	return files, content, nil
+}
+
+// InStore names the files of a tpm_cert_store by which something that one of the CA's keys signs would be trusted, whoever put them there: those whose
+// first certificate has the key of one of the CA's levels. None when there is no such folder.
+func (ca *CA) InStore(dir string) ([]string, error) {
+	files, content, err := readStore(dir)
+	if errors.Is(err, ErrNotInStore) {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("look for EK CA %s in the certificate store: %w", ca.dir, err)
+	}
+	return slices.DeleteFunc(files, func(file string) bool {
+		cert, err := firstCertificate(content[file])
+		return err != nil || !slices.ContainsFunc(ca.chain, func(own *x509.Certificate) bool {
+			return bytes.Equal(own.RawSubjectPublicKeyInfo, cert.RawSubjectPublicKeyInfo)
+		})
+	}), nil
 }
 
 // firstCertificate finds the first PEM block that is a certificate, as Python's cryptography does.

@@ -20,7 +20,7 @@ func (ca *CA) Verify(cert *x509.Certificate, at time.Time) error {
 		return fmt.Errorf("verify EK certificate: %w: no certificate given", ErrNotEK)
 	}
 	problems := []error{CheckProfile(cert), checkDates(cert, "", at)}
-	if ca.signed(cert) {
+	if ca.Signed(cert) {
 		problems = append(problems, ca.checkChain(cert, at), ca.checkRevoked(cert, at))
 	} else {
 		problems = append(problems, fmt.Errorf("%w: its issuer is %q (key id %x), the CA is %q (key id %x)",
@@ -42,8 +42,8 @@ func (ca *CA) Verify(cert *x509.Certificate, at time.Time) error {
 	return nil
 }
 
-// signed tells whether one of the CA's certificates signed cert, whatever the dates.
-func (ca *CA) signed(cert *x509.Certificate) bool {
+// Signed tells whether one of the CA's keys signed cert under the CA's name, whatever the dates and the record say.
+func (ca *CA) Signed(cert *x509.Certificate) bool {
 	return slices.ContainsFunc(ca.chain, func(above *x509.Certificate) bool {
 		return bytes.Equal(cert.RawIssuer, above.RawSubject) && cert.CheckSignatureFrom(above) == nil
 	})

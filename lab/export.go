@@ -9,7 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"keylab.dev/keylab/ekca"
+	"keylab.dev/keylab/lab/authority"
 )
 
 // exported are the files of a lab's folder that an export copies. Keys, TPM states and databases are none of them, and
@@ -17,6 +17,7 @@ import (
 var exported = []string{
 	"lab.yaml", "plan.json", "identity", "logs/*.log", "tpm_cert_store/*", "pki/*.crt",
 	"keylime/*.conf", "keylime/*/*.conf", "agent/*/*.crt", "agent/*/*cert*.pem", "measured/*/*", "policies/*",
+	"ekcas/record.json", "ekcas/cross/*.pem", "ekcas/leaked/*.pem",
 }
 
 // Export copies the lab's logs, specification, plan, configuration and certificates, but no private key, into a folder,
@@ -44,23 +45,36 @@ func (l *Lab) Export(ctx context.Context, dir string) (int, error) {
 			}
 		}
 	}
-	ca, err := ekca.Open(l.dir.EKCA())
+	cas, err := l.EKCAs()
+	if err != nil {
+		return count, err
+	}
+	list, err := cas.List()
 	if errors.Is(err, fs.ErrNotExist) {
 		return count, nil // the lab failed before it had one
 	}
 	if err != nil {
 		return count, err
 	}
-	to := filepath.Join(dir, "ekca")
-	if err := ca.ExportPublic(to); err != nil {
-		return count, err
-	}
-	return count, filepath.WalkDir(to, func(_ string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
-			count++
+	for _, ca := range list {
+		to := filepath.Join(dir, "ekca")
+		if ca.Name != authority.First {
+			to = filepath.Join(dir, "ekcas", ca.Name)
 		}
-		return err
-	})
+		if err := ca.ExportPublic(to); err != nil {
+			return count, err
+		}
+		err := filepath.WalkDir(to, func(_ string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				count++
+			}
+			return err
+		})
+		if err != nil {
+			return count, err
+		}
+	}
+	return count, nil
 }
 
 func (l *Lab) exportFile(file, dir string) (bool, error) {

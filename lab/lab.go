@@ -73,6 +73,7 @@ type running interface {
 	Fired(ctx context.Context, f control.Fault, since control.Mark) (control.Proof, error)
 	Act(ctx context.Context, a control.Action) (string, error)
 	Measure(ctx context.Context, m control.Measurement) (control.Measured, error)
+	EK(ctx context.Context, o control.EKOrder) (control.EKDone, error)
 	Tenant(ctx context.Context) (control.Command, error)
 	Notices(ctx context.Context) ([]control.Notice, error)
 }

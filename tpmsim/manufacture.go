@@ -200,7 +200,24 @@ func isMissing(err error) bool {
 
 // ReplaceEKCertificate puts another certificate (DER) into the NV index of the EK that [TPM.Identity] returns, as a repaired
 // or a forged TPM would have it. It is not checked against the EK.
-func (t *TPM) ReplaceEKCertificate(ctx context.Context, der []byte) (err error) {
+func (t *TPM) ReplaceEKCertificate(ctx context.Context, der []byte) error {
+	err := t.changeEKCertificate(ctx, func(c transport.TPM, p *ekProfile) error { return writeCertificate(ctx, c, p, der) })
+	if err != nil {
+		return fmt.Errorf("tpmsim: replacing the EK certificate of %s: %w", label(t.opts), err)
+	}
+	return nil
+}
+
+// RemoveEKCertificate removes the NV index that holds the certificate of the EK which [TPM.Identity] returns; it is no error when
+// there is none. A later [TPM.Manufacture] makes one, unless it is told not to.
+func (t *TPM) RemoveEKCertificate(ctx context.Context) error {
+	if err := t.changeEKCertificate(ctx, removeCertificate); err != nil {
+		return fmt.Errorf("tpmsim: removing the EK certificate of %s: %w", label(t.opts), err)
+	}
+	return nil
+}
+
+func (t *TPM) changeEKCertificate(ctx context.Context, change func(transport.TPM, *ekProfile) error) (err error) {
 	id, err := t.Identity(ctx)
 	if err != nil {
 		return err
@@ -210,10 +227,6 @@ func (t *TPM) ReplaceEKCertificate(ctx context.Context, der []byte) (err error) 
 		return err
 	}
 	c := t.Client()
-	defer func() {
-		if err = errors.Join(err, c.Close()); err != nil {
-			err = fmt.Errorf("tpmsim: replacing the EK certificate of %s: %w", label(t.opts), err)
-		}
-	}()
-	return writeCertificate(ctx, c, p, der)
+	defer func() { err = errors.Join(err, c.Close()) }()
+	return change(c, p)
 }

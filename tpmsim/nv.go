@@ -34,15 +34,7 @@ func writeCertificate(ctx context.Context, c transport.TPM, p *ekProfile, der []
 	if len(der) == 0 || len(der) > maxCertificate {
 		return fmt.Errorf("EK certificate of %d bytes; an NV index holds 1 to %d", len(der), maxCertificate)
 	}
-	if name, _, err := nvPublic(c, p.certificate); err == nil {
-		_, err := tpm2.NVUndefineSpace{
-			AuthHandle: tpm2.TPMRHPlatform,
-			NVIndex:    tpm2.NamedHandle{Handle: p.certificate, Name: *name},
-		}.Execute(c)
-		if err != nil {
-			return fmt.Errorf("TPM2_NV_UndefineSpace of %#x: %w", p.certificate, err)
-		}
-	} else if !errors.Is(err, tpm2.TPMRCHandle) {
+	if err := removeCertificate(c, p); err != nil {
 		return err
 	}
 	_, err := tpm2.NVDefineSpace{
@@ -75,6 +67,24 @@ func writeCertificate(ctx context.Context, c transport.TPM, p *ekProfile, der []
 		if err != nil {
 			return fmt.Errorf("TPM2_NV_Write of %#x at %d: %w", p.certificate, at, err)
 		}
+	}
+	return nil
+}
+
+// removeCertificate removes the index; it is no error when there is none.
+func removeCertificate(c transport.TPM, p *ekProfile) error {
+	name, _, err := nvPublic(c, p.certificate)
+	if errors.Is(err, tpm2.TPMRCHandle) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	_, err = tpm2.NVUndefineSpace{
+		AuthHandle: tpm2.TPMRHPlatform,
+		NVIndex:    tpm2.NamedHandle{Handle: p.certificate, Name: *name},
+	}.Execute(c)
+	if err != nil {
+		return fmt.Errorf("TPM2_NV_UndefineSpace of %#x: %w", p.certificate, err)
 	}
 	return nil
 }

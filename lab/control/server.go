@@ -24,6 +24,7 @@ type Lab interface {
 	Fired(ctx context.Context, f Fault, since Mark) (Proof, error)
 	Act(ctx context.Context, a Action) (string, error)
 	Measure(ctx context.Context, m Measurement) (Measured, error)
+	EK(ctx context.Context, o EKOrder) (EKDone, error)
 	// Notices are the verifier's notices so far, the first one first.
 	Notices(ctx context.Context) ([]Notice, error)
 	// Tenant is Keylime's own command line in the lab.
@@ -48,6 +49,7 @@ func NewServer(lab Lab) *Server {
 	mux.HandleFunc("POST /v1/fired", order(func(ctx context.Context, q question) (Proof, error) { return lab.Fired(ctx, q.Fault, q.Since) }))
 	mux.HandleFunc("POST /v1/act", order(lab.Act))
 	mux.HandleFunc("POST /v1/measure", order(lab.Measure))
+	mux.HandleFunc("POST /v1/ek", order(lab.EK))
 	mux.HandleFunc("POST /v1/down", answer(func(*http.Request) (any, error) {
 		lab.Down()
 		return "stopping", nil

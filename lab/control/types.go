@@ -117,7 +117,10 @@ const (
 	ActionReplaceTPM = "replace-tpm" // another TPM in the same machine
 	ActionReactivate = "reactivate"  // have the verifier ask again after it had given up
 	ActionEnrol      = "enrol"       // have the verifier forget the node and the tenant enrol it anew
+
+	ActionForget       = "forget"        // have verifier and registrar forget the node
+	ActionRestartAgent = "restart-agent" // start its agent again, which then registers anew
 )
 
 // Actions are all kinds of Action.
-var Actions = []string{ActionStop, ActionStart, ActionReboot, ActionCrash, ActionReplaceTPM, ActionReactivate, ActionEnrol}
+var Actions = []string{ActionStop, ActionStart, ActionReboot, ActionCrash, ActionReplaceTPM, ActionReactivate, ActionEnrol, ActionForget, ActionRestartAgent}

@@ -27,6 +27,12 @@ type Machines[N any] interface {
 	GivenUp(ctx context.Context, n N) (bool, error)
 	// Reactivate has the verifier ask again for quotes of nodes that it had given up, and waits for the next good one of each.
 	Reactivate(ctx context.Context, nodes []N) error
+	// Forget has verifier and registrar forget a node, also under its former UUIDs.
+	Forget(ctx context.Context, n N) error
+	// RestartAgent ends a node's agent and starts it again, and returns when it has registered and can be reached. One that cannot register does not run.
+	RestartAgent(ctx context.Context, n N) error
+	// Stale tells whether the registrar does not know the node with the EK certificate that its TPM has now.
+	Stale(ctx context.Context, n N) (bool, error)
 	// EnrolAgain has the verifier forget a node, under its former UUID too, and the tenant enrol it; it waits for the first good quote.
 	EnrolAgain(ctx context.Context, n N) error
 }
@@ -96,16 +102,40 @@ func act[N any](ctx context.Context, m Machines[N], n N, a control.Action) (stri
 			return "", err
 		}
 		return fmt.Sprintf("it has another TPM, with an EK certificate of the lab's CA, and its agent has registered; `keylab node enrol %s` has it trusted", a.Node), nil
-	case control.ActionReactivate, control.ActionEnrol:
+	case control.ActionForget:
+		return fmt.Sprintf("verifier and registrar know nothing of it any more; `keylab node enrol %s` has it registered and enrolled anew", a.Node), m.Forget(ctx, n)
+	case control.ActionReactivate, control.ActionEnrol, control.ActionRestartAgent:
 		if !on {
 			return "", fmt.Errorf("it is off: `keylab node start %s` starts it", a.Node)
 		}
-		if a.Kind == control.ActionReactivate {
+		switch a.Kind {
+		case control.ActionReactivate:
 			return "the verifier asks it again, and had a good quote", m.Reactivate(ctx, []N{n})
+		case control.ActionRestartAgent:
+			return "its agent was started again, and has registered", m.RestartAgent(ctx, n)
 		}
-		return "it was enrolled anew, and the verifier had a good quote", m.EnrolAgain(ctx, n)
+		return enrolAnew(ctx, m, n)
 	}
 	return "", fmt.Errorf("there is no such action; there are %s", strings.Join(control.Actions, ", "))
+}
+
+// enrolAnew also has the agent register anew where the registrar does not know it as it is: it refuses another EK certificate under a UUID that it knows.
+func enrolAnew[N any](ctx context.Context, m Machines[N], n N) (string, error) {
+	done := "it was enrolled anew, and the verifier had a good quote"
+	stale, err := m.Stale(ctx, n)
+	if err != nil {
+		return "", err
+	}
+	if stale {
+		if err := m.Forget(ctx, n); err != nil {
+			return "", err
+		}
+		if err := m.RestartAgent(ctx, n); err != nil {
+			return "", err
+		}
+		done = "it was registered anew, with the EK certificate that its TPM has now, and enrolled, and the verifier had a good quote"
+	}
+	return done, m.EnrolAgain(ctx, n)
 }
 
 // powerOn starts a node, and says which command helps where the verifier did not wait for it.

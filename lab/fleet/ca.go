@@ -2,67 +2,84 @@ package fleet
 
 import (
 	"crypto"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"keylab.dev/keylab/ekca"
+	"keylab.dev/keylab/internal/atomicfile"
+	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/state"
 )
 
-// CAs are the lab's EK CA and, where a node is to have a stranger's certificate, one that nobody trusts.
-type CAs struct {
-	Lab      *ekca.CA
-	Stranger *ekca.CA // nil unless the plan needs it
+// OpenCAs opens the lab's CAs, or makes them, and has the tpm_cert_store hold those that are trusted.
+func OpenCAs(dir state.Dir, c plan.EKCA) (*authority.Set, error) {
+	set := authority.Open(dir, c)
+	return set, set.Prepare()
 }
 
-// OpenCAs opens the lab's CAs, or makes them, and exports the tpm_cert_store.
-func OpenCAs(dir state.Dir, c plan.EKCA) (CAs, error) {
-	config := ekca.Config{
-		Algorithm: ekca.KeyAlgorithm(c.Algorithm), Intermediates: c.Intermediates,
-		Organization: c.Organization, RootName: c.RootName, IntermediateName: c.IntermediateName,
-		Validity: time.Duration(c.Validity), EKValidity: time.Duration(c.EKValidity), CRLURL: c.CRLURL, AIAURL: c.AIAURL,
-	}
-	ca, _, err := ekca.OpenOrCreate(dir.EKCA(), config)
-	if err != nil {
-		return CAs{}, err
-	}
-	if _, err := ca.ExportStore(dir.CertStore()); err != nil || !c.Stranger {
-		return CAs{Lab: ca}, err
-	}
-	config.RootName, config.IntermediateName, config.Organization = "Stranger's Root CA", "Stranger's Intermediate CA", "not the lab's TPM maker"
-	stranger, _, err := ekca.OpenOrCreate(dir.StrangerCA(), config)
-	return CAs{ca, stranger}, err
-}
-
-// ReopenCAs opens the CAs of a lab that has been up, and touches nothing.
-func ReopenCAs(dir state.Dir, c plan.EKCA) (CAs, error) {
-	ca, err := ekca.Open(dir.EKCA())
-	if err != nil || !c.Stranger {
-		return CAs{Lab: ca}, err
-	}
-	stranger, err := ekca.Open(dir.StrangerCA())
-	return CAs{ca, stranger}, err
-}
-
-// IssueEK is the TPM maker's part: a certificate (DER) for a node's EK by the CA that the plan names.
-func (c CAs) IssueEK(n plan.Node, ek crypto.PublicKey) ([]byte, error) {
-	ca := c.Lab
+// IssueEK is the TPM maker's part: a certificate (DER) for a node's EK by the lab's active CA, or by the stranger's where the plan says so.
+func IssueEK(set *authority.Set, n plan.Node, ek crypto.PublicKey) ([]byte, error) {
+	ca, err := set.Active()
 	if n.EK.Stranger {
-		ca = c.Stranger
+		ca, err = set.Get(authority.Stranger)
 	}
-	request := ekca.Request{
-		Public: ek, Label: n.Name,
-		TPM: ekca.Model{Manufacturer: n.TPM.Manufacturer, Model: n.TPM.Model, Version: n.TPM.Version},
+	if err != nil {
+		return nil, err
 	}
+	request := ekRequest(n, ek)
 	if n.EK.NotAfter != nil {
 		request.NotAfter = *n.EK.NotAfter
 	}
 	if n.EK.Expired {
-		request.NotBefore, request.NotAfter = time.Now().Add(-48*time.Hour), time.Now().Add(-24*time.Hour)
+		expire(&request)
 	}
 	cert, err := ca.Issue(request)
 	if err != nil {
 		return nil, err
 	}
 	return cert.Raw, nil
+}
+
+func ekRequest(n plan.Node, ek crypto.PublicKey) ekca.Request {
+	return ekca.Request{
+		Public: ek, Label: n.Name,
+		TPM: ekca.Model{Manufacturer: n.TPM.Manufacturer, Model: n.TPM.Model, Version: n.TPM.Version},
+	}
+}
+
+// expire asks for a certificate that was valid until yesterday.
+func expire(r *ekca.Request) {
+	r.NotBefore, r.NotAfter = time.Now().Add(-48*time.Hour), time.Now().Add(-24*time.Hour)
+}
+
+// WithoutEK tells whether a node's TPM is to have no EK certificate: the plan wants none, or it was taken out later.
+func WithoutEK(dir state.Dir, n plan.Node) (bool, error) {
+	_, err := os.Stat(ekAbsentFile(dir, n))
+	if errors.Is(err, fs.ErrNotExist) {
+		return n.EK.Absent, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("whether the TPM of %s has an EK certificate: %w", n.Name, err)
+	}
+	return true, nil
+}
+
+// noteEKAbsent remembers whether a TPM's certificate was taken out, so that the next start of the lab does not make one.
+func noteEKAbsent(dir state.Dir, n plan.Node, absent bool) error {
+	if absent {
+		return atomicfile.Write(ekAbsentFile(dir, n), nil, 0o600)
+	}
+	if err := os.Remove(ekAbsentFile(dir, n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remember the EK certificate of %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// The mark is beside the TPM's folder, as the count of replacements is.
+func ekAbsentFile(dir state.Dir, n plan.Node) string {
+	return dir.TPM(n.Name) + ".without-ek-certificate"
 }

@@ -13,6 +13,7 @@ import (
 const (
 	StateStarting   = "starting"
 	StateRegistered = "registered"
+	StateForgotten  = "forgotten"
 	StateEnrolled   = "enrolled"
 	StateAttested   = "attested"
 	StateRefused    = "refused"
@@ -33,6 +34,7 @@ type NodeFacts struct {
 	Fault         *Fault // nil: TPM and agent are well
 	AgentStarted  bool   // it has been started and has registered
 	Enrolled      verify.Enrolment
+	Forgotten     bool // verifier and registrar were told to forget it, and its agent has not registered since
 }
 
 // Status is the node's state by what the lab knows and what the verifier says of its agents, if it answered.
@@ -56,6 +58,8 @@ func (f NodeFacts) Status(attested map[string]keylime.VerifierAgent, attestedErr
 		c.State, c.Detail = f.Fault.State, f.Fault.Detail
 	case f.Enrolled.Done && !f.Enrolled.OK:
 		c.State, c.Detail = StateRefused, f.Enrolled.Message
+	case f.Forgotten:
+		c.State, c.Detail = StateForgotten, fmt.Sprintf("verifier and registrar were told to forget it: `keylab node enrol %s` has it trusted again", c.Name)
 	case !f.AgentStarted:
 	case !f.Enrolled.Done:
 		c.State = StateRegistered

@@ -38,6 +38,10 @@ func CountReplacement(dir state.Dir, n plan.Node) error {
 	if err != nil {
 		return err
 	}
+	// The new one comes with a certificate, if the plan wants one.
+	if err := noteEKAbsent(dir, n, false); err != nil {
+		return err
+	}
 	return atomicfile.Write(replacementsFile(dir, n), []byte(strconv.Itoa(count+1)+"\n"), 0o600)
 }
 

@@ -73,6 +73,18 @@ func ForgetAll(ctx context.Context, v *keylime.VerifierClient, r *keylime.Regist
 	return nil
 }
 
+// Forget has verifier and registrar delete an agent, and those that the node was before its TPM was replaced. The verifier is first: it would go on
+// trusting an agent that the registrar no longer knows.
+func Forget(ctx context.Context, v *keylime.VerifierClient, r *keylime.RegistrarClient, uuid string, former []string) error {
+	if err := ForgetAll(ctx, v, r, uuid, former); err != nil {
+		return err
+	}
+	if err := r.Delete(ctx, uuid); err != nil && !errors.Is(err, keylime.ErrNotFound) {
+		return fmt.Errorf("have the registrar forget %s: %w", uuid, err)
+	}
+	return nil
+}
+
 // forget has the verifier delete an agent, and returns when it is gone. It is no error when the verifier does not know it. It is told once: before 7.14 the
 // second word deletes an agent at once (states.TERMINATED in cloud_verifier_tornado.py), whose quote that is still under way then leaves its TPM's clock in
 // memory, and the next agent of this UUID fails by that.

@@ -139,7 +139,7 @@ func (l *Lab) awaitAgent(n plan.Node) func(context.Context) error {
 		if err != nil {
 			return err
 		}
-		return l.learnNode(n.Name, func(f *nodeFacts) { f.Registered = true })
+		return l.learnNode(n.Name, func(f *nodeFacts) { f.Registered, f.Forgotten = true, false })
 	}
 }
 

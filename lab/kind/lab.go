@@ -14,10 +14,10 @@ import (
 
 	"github.com/docker/docker/client"
 
-	"keylab.dev/keylab/ekca"
 	"keylab.dev/keylab/images"
 	"keylab.dev/keylab/internal/atomicfile"
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/state"
@@ -37,7 +37,7 @@ type Lab struct {
 
 	mu         sync.Mutex
 	facts      facts
-	cas        fleet.CAs
+	cas        *authority.Set
 	configured *keylime.Configured
 	kube       *kube
 }
@@ -61,7 +61,8 @@ type nodeFacts struct {
 	EKCertificate []byte           `json:"ek_certificate,omitempty"` // DER
 	Registered    bool             `json:"registered,omitempty"`
 	Enrolled      verify.Enrolment `json:"enrolled"`
-	Former        []string         `json:"former,omitempty"` // UUIDs of TPMs that were replaced, which the verifier may still know
+	Former        []string         `json:"former,omitempty"`    // UUIDs of TPMs that were replaced, which the verifier may still know
+	Forgotten     bool             `json:"forgotten,omitempty"` // registrar and verifier were told to forget it, and its agent has not registered since
 }
 
 func factsFile(dir state.Dir) string { return dir.Path + "/kind.json" }
@@ -188,18 +189,14 @@ func (l *Lab) keylime() (*keylime.Configured, error) {
 	return c, nil
 }
 
-// ekCA is the lab's EK CA.
-func (l *Lab) ekCA() (*ekca.CA, error) {
+// authorities are the lab's EK CAs.
+func (l *Lab) authorities() *authority.Set {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.cas.Lab == nil {
-		cas, err := fleet.ReopenCAs(l.dir, l.planned.EKCA)
-		if err != nil {
-			return nil, err
-		}
-		l.cas = cas
+	if l.cas == nil {
+		l.cas = authority.Open(l.dir, l.planned.EKCA)
 	}
-	return l.cas.Lab, nil
+	return l.cas
 }
 
 // registrar and verifier are clients of the services, from where the tenant stands.

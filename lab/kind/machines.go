@@ -8,6 +8,7 @@ import (
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"keylab.dev/keylab/lab/control"
@@ -135,9 +136,6 @@ func (m machines) NewTPM(ctx context.Context, n plan.Node) error {
 	if err != nil {
 		return err
 	}
-	if _, err := l.ekCA(); err != nil {
-		return err
-	}
 	if err := l.startTPM(n)(ctx); err != nil {
 		return err
 	}
@@ -152,13 +150,22 @@ func (m machines) NewTPM(ctx context.Context, n plan.Node) error {
 	if err := k.apply(ctx, manifests.Agents(objects)); err != nil {
 		return err
 	}
+	return l.deleteAgentPod(ctx, n)
+}
+
+// deleteAgentPod has Kubernetes make another pod for a node's agent; it is no error when there is none.
+func (l *Lab) deleteAgentPod(ctx context.Context, n plan.Node) error {
+	k, err := l.cluster()
+	if err != nil {
+		return err
+	}
 	pod, err := l.agentPod(ctx, n)
 	if err != nil {
 		return nil // there is none
 	}
 	now := int64(0)
 	err = k.typed.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
-	if err != nil {
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete the agent's pod %s: %w", pod.Name, err)
 	}
 	return nil
@@ -180,6 +187,48 @@ func (m machines) GivenUp(ctx context.Context, n plan.Node) (bool, error) {
 
 func (m machines) Reactivate(ctx context.Context, nodes []plan.Node) error {
 	return m.l.reactivate(ctx, nodes)
+}
+
+func (m machines) Forget(ctx context.Context, n plan.Node) error {
+	v, err := m.l.verifier()
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	registrar, err := m.l.registrar()
+	if err != nil {
+		return err
+	}
+	defer registrar.Close()
+	known := m.l.node(n.Name)
+	if err := fleet.Forget(ctx, v, registrar, known.UUID, known.Former); err != nil {
+		return err
+	}
+	return m.l.learnNode(n.Name, func(f *nodeFacts) { f.Enrolled.Done, f.Forgotten, f.Former = false, true, nil })
+}
+
+// RestartAgent has Kubernetes make another pod for the agent. One that cannot register is started again and again, ever later.
+func (m machines) RestartAgent(ctx context.Context, n plan.Node) error {
+	if err := m.l.deleteAgentPod(ctx, n); err != nil {
+		return err
+	}
+	if err := m.l.awaitAgent(n)(ctx); err != nil {
+		return err
+	}
+	return m.l.awaitRoute(ctx, n, n)
+}
+
+func (m machines) Stale(ctx context.Context, n plan.Node) (bool, error) {
+	id, err := m.Endorsement(ctx, n)
+	if err != nil {
+		return false, err
+	}
+	registrar, err := m.l.registrar()
+	if err != nil {
+		return false, err
+	}
+	defer registrar.Close()
+	return fleet.Stale(ctx, registrar, m.UUID(n), id.Certificate)
 }
 
 func (m machines) EnrolAgain(ctx context.Context, n plan.Node) error {

@@ -15,8 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"keylab.dev/keylab/cluster/sniproxy"
-	"keylab.dev/keylab/ekca"
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
@@ -39,7 +39,6 @@ func (l *Lab) Verify(ctx context.Context) (report.Result, error) {
 type target struct {
 	l         *Lab
 	plan      plan.Plan
-	ca        *ekca.CA
 	config    *keylime.Configured
 	registrar *keylime.RegistrarClient
 	verifier  *keylime.VerifierClient
@@ -52,9 +51,6 @@ var _ verify.Target = &target{}
 func (l *Lab) target(ctx context.Context) (*target, error) {
 	t := &target{l: l, plan: l.plan(), pods: map[string]netip.Prefix{}}
 	var err error
-	if t.ca, err = l.ekCA(); err != nil {
-		return nil, err
-	}
 	if t.config, err = l.keylime(); err != nil {
 		return nil, err
 	}
@@ -91,7 +87,7 @@ func (l *Lab) podRanges(ctx context.Context) (map[string]netip.Prefix, error) {
 }
 
 func (t *target) Plan() plan.Plan                     { return t.plan }
-func (t *target) EKCA() *ekca.CA                      { return t.ca }
+func (t *target) EKCAs() ([]authority.CA, error)      { return t.l.authorities().List() }
 func (t *target) CertStore() string                   { return t.l.dir.CertStore() }
 func (t *target) Registrar() *keylime.RegistrarClient { return t.registrar }
 func (t *target) Verifier() *keylime.VerifierClient   { return t.verifier }

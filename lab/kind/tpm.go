@@ -53,8 +53,12 @@ func (l *Lab) startTPM(n plan.Node) func(context.Context) error {
 		if err != nil {
 			return err
 		}
+		without, err := fleet.WithoutEK(l.dir, n)
+		if err != nil {
+			return err
+		}
 		if err := p.writeConfig(l, tpmrole.Config{
-			Name: n.Name, Dir: tpmStateDir, SocketDir: tpmSocketDir, Algorithm: n.TPM.EKAlgorithm, Seed: hex.EncodeToString(seed), WithoutCertificate: n.EK.Absent,
+			Name: n.Name, Dir: tpmStateDir, SocketDir: tpmSocketDir, Algorithm: n.TPM.EKAlgorithm, Seed: hex.EncodeToString(seed), WithoutCertificate: without,
 		}); err != nil {
 			return err
 		}
@@ -80,11 +84,12 @@ func (l *Lab) manufacture(ctx context.Context, n plan.Node) error {
 		return fmt.Errorf("read the EK of %s: %w", n.Name, err)
 	}
 	certificate := id.Certificate
-	if len(certificate) == 0 && !n.EK.Absent {
-		l.mu.Lock()
-		cas := l.cas
-		l.mu.Unlock()
-		if certificate, err = cas.IssueEK(n, ek); err != nil {
+	without, err := fleet.WithoutEK(l.dir, n)
+	if err != nil {
+		return err
+	}
+	if len(certificate) == 0 && !without {
+		if certificate, err = fleet.IssueEK(l.authorities(), n, ek); err != nil {
 			return err
 		}
 		if err := client.SetCertificate(ctx, certificate); err != nil {

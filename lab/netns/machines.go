@@ -107,6 +107,37 @@ func (m machines) Reactivate(ctx context.Context, nodes []*node) error {
 	return m.s.reactivate(ctx, nodes)
 }
 
+func (m machines) Forget(ctx context.Context, n *node) error {
+	uuid, former := n.identityNow()
+	if err := fleet.Forget(ctx, m.s.verifier, m.s.registrar, uuid, former); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.enrolled.Done, n.forgotten, n.former = false, true, nil
+	return nil
+}
+
+// RestartAgent ends an agent that cannot register, as the Rust agent ends by itself.
+func (m machines) RestartAgent(ctx context.Context, n *node) error {
+	if err := n.stopAgent(ctx); err != nil {
+		return err
+	}
+	if err := n.startAgent(ctx); err != nil {
+		return errors.Join(err, n.stopAgent(context.WithoutCancel(ctx)))
+	}
+	return nil
+}
+
+func (m machines) Stale(ctx context.Context, n *node) (bool, error) {
+	id, err := n.readTPM(ctx)
+	if err != nil {
+		return false, err
+	}
+	uuid, _ := n.identityNow()
+	return fleet.Stale(ctx, m.s.registrar, uuid, id.Certificate)
+}
+
 func (m machines) EnrolAgain(ctx context.Context, n *node) error {
 	uuid, former := n.identityNow()
 	if err := fleet.ForgetAll(ctx, m.s.verifier, m.s.registrar, uuid, former); err != nil {

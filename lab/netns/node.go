@@ -64,7 +64,9 @@ type node struct {
 	booted      time.Time // when the machine was started last
 	secure      bool      // its tmpfs is mounted
 	off         bool      // the machine is switched off
-	former      []string  // UUIDs of TPMs that were replaced, which the verifier may still know
+	// forgotten: registrar and verifier were told to forget it, and its agent has not registered since.
+	forgotten bool
+	former    []string // UUIDs of TPMs that were replaced, which the verifier may still know
 
 	acting sync.Mutex // one action at a time
 }
@@ -91,10 +93,16 @@ func (n *node) startTPM(ctx context.Context) error {
 	n.mu.Lock()
 	n.tpm, n.booted = tpm, time.Now()
 	n.mu.Unlock()
+	without, err := fleet.WithoutEK(n.s.dir, n.Node)
+	if err != nil {
+		return err
+	}
 	identity, err := tpm.Manufacture(ctx, tpmsim.ManufactureOptions{
 		Algorithm:          tpmsim.Algorithm(n.TPM.EKAlgorithm),
-		WithoutCertificate: n.EK.Absent,
-		Certificate:        func(ek crypto.PublicKey, _ tpmsim.Algorithm) ([]byte, error) { return n.s.cas.IssueEK(n.Node, ek) },
+		WithoutCertificate: without,
+		Certificate: func(ek crypto.PublicKey, _ tpmsim.Algorithm) ([]byte, error) {
+			return fleet.IssueEK(n.s.cas, n.Node, ek)
+		},
 	})
 	if err != nil {
 		return err
@@ -173,13 +181,18 @@ func (n *node) startAgent(ctx context.Context) error {
 	n.agent = a
 	n.agentStarts++
 	n.mu.Unlock()
-	if push { // nobody asks it for anything
-		return a.register(ctx)
+	if !push { // nobody asks those that push for anything
+		if err := n.s.ingress.SetRoute(n.hostname, join(n.Address, n.Agent.Port)); err != nil {
+			return err
+		}
 	}
-	if err := n.s.ingress.SetRoute(n.hostname, join(n.Address, n.Agent.Port)); err != nil {
+	if err := a.register(ctx); err != nil {
 		return err
 	}
-	return a.register(ctx)
+	n.mu.Lock()
+	n.forgotten = false
+	n.mu.Unlock()
+	return nil
 }
 
 func (n *node) bootTime() time.Time {

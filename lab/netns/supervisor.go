@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
@@ -42,7 +43,7 @@ type supervisor struct {
 	router     *netlab.Router
 	dns        []*netlab.DNS
 	ingress    *netlab.Ingress
-	cas        fleet.CAs
+	cas        *authority.Set
 	configured *keylime.Configured
 	services   map[string]*process
 	registrar  *keylime.RegistrarClient

@@ -14,8 +14,8 @@ import (
 
 	"github.com/miekg/dns"
 
-	"keylab.dev/keylab/ekca"
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/verify"
@@ -28,7 +28,7 @@ type target struct{ s *supervisor }
 var _ verify.Target = target{}
 
 func (t target) Plan() plan.Plan                     { return t.s.plan }
-func (t target) EKCA() *ekca.CA                      { return t.s.cas.Lab }
+func (t target) EKCAs() ([]authority.CA, error)      { return t.s.cas.List() }
 func (t target) CertStore() string                   { return t.s.dir.CertStore() }
 func (t target) Registrar() *keylime.RegistrarClient { return t.s.registrar }
 func (t target) Verifier() *keylime.VerifierClient   { return t.s.verifier }

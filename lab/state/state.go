@@ -6,6 +6,7 @@
 //	    identity            what the TPMs and the EK CA were made from; another one needs another lab or a wipe
 //	    logs/               one file per component
 //	    ekca/, stranger/    the lab's EK CA and the CA that nobody trusts
+//	    ekcas/              EK CAs that were made while the lab ran, and which of all is active and trusted
 //	    tpm_cert_store/     the CA certificates which Keylime's tenant trusts
 //	    tpm/<node>/         the state of one simulated TPM
 //	    agent/<node>/       the keys of one agent
@@ -167,6 +168,7 @@ func (d Dir) Identity() string            { return filepath.Join(d.Path, "identi
 func (d Dir) Logs() string                { return filepath.Join(d.Path, "logs") }
 func (d Dir) Log(c string) string         { return filepath.Join(d.Logs(), c+".log") }
 func (d Dir) EKCA() string                { return filepath.Join(d.Path, "ekca") }
+func (d Dir) EKCAs() string               { return filepath.Join(d.Path, "ekcas") }
 func (d Dir) StrangerCA() string          { return filepath.Join(d.Path, "stranger") }
 func (d Dir) CertStore() string           { return filepath.Join(d.Path, "tpm_cert_store") }
 func (d Dir) TPM(node string) string      { return filepath.Join(d.Path, "tpm", node) }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"keylab.dev/keylab/ekca"
+	"keylab.dev/keylab/lab/authority"
 )
 
 // endorsement proves point 2: the EK certificates are the CA's, each for its node's TPM, and the tenant enforced them.
@@ -17,6 +18,7 @@ func (v *verification) endorsement() []check {
 	checks := v.perNode("ek-from-tpm", pointEK, v.ekFromTPM)
 	checks = append(checks, v.perNode("ek-certificate", pointEK, v.ekCertificate)...)
 	checks = append(checks, v.perNode("tenant-accepted", pointEK, v.tenantAccepted)...)
+	checks = append(checks, v.rotated()...)
 	return append(checks,
 		v.distinct("distinct-uuids", "UUIDs", func(n Node) (string, error) { return n.UUID, nil }),
 		v.distinct("distinct-eks", "EKs", func(n Node) (string, error) {
@@ -77,10 +79,14 @@ func (v *verification) ekCertificate(ctx context.Context, n Node) (string, error
 	if !bytes.Equal(cert.RawSubjectPublicKeyInfo, id.EKSPKI) {
 		return "", errors.New("the EK certificate is for another key than the TPM's EK")
 	}
-	if err := v.target.EKCA().Verify(cert, time.Now()); err != nil {
+	ca, err := v.issuer(cert)
+	if err != nil {
+		return "", err
+	}
+	if err := ca.Verify(cert, time.Now()); err != nil {
 		return "", fmt.Errorf("the EK certificate does not verify against the lab's EK CA: %w", err)
 	}
-	issued, err := v.target.EKCA().Lookup(cert)
+	issued, err := ca.Lookup(cert)
 	if err != nil {
 		return "", fmt.Errorf("the EK CA does not know this certificate: %w", err)
 	}
@@ -88,6 +94,27 @@ func (v *verification) ekCertificate(ctx context.Context, n Node) (string, error
 		return "", fmt.Errorf("the EK CA issued this certificate for %s", issued.Label)
 	}
 	return fmt.Sprintf("serial %X, issued by %s for this TPM", cert.SerialNumber, cert.Issuer.CommonName), nil
+}
+
+// issuer is the lab's EK CA whose key signed the certificate, or, where none did, the active one, which will say so.
+func (v *verification) issuer(cert *x509.Certificate) (authority.CA, error) {
+	cas, err := v.target.EKCAs()
+	if err != nil {
+		return authority.CA{}, fmt.Errorf("open the lab's EK CAs: %w", err)
+	}
+	var active authority.CA
+	for _, ca := range cas {
+		if ca.Signed(cert) {
+			return ca, nil
+		}
+		if ca.Active {
+			active = ca
+		}
+	}
+	if active.CA == nil {
+		return active, errors.New("none of the lab's EK CAs is active")
+	}
+	return active, nil
 }
 
 // tenantAccepted checks that Keylime's tenant accepted the agent while it had to check the EK certificate, and that

@@ -22,6 +22,7 @@ import (
 
 	"keylab.dev/keylab/ekca"
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/netlab"
@@ -32,6 +33,7 @@ type fake struct {
 	plan  plan.Plan
 	nodes []Node
 	ca    *ekca.CA
+	next  *ekca.CA // that has taken its place; nil: none has
 	store string
 
 	mu       sync.Mutex
@@ -93,6 +95,32 @@ func orNil(m map[string]any) any {
 		return nil
 	}
 	return m
+}
+
+// others are the CAs beside the first.
+func (f *fake) others() []authority.CA {
+	if f.next == nil {
+		return nil
+	}
+	return []authority.CA{{CA: f.next, Name: "ca-2", Active: true}}
+}
+
+// rotate puts another CA into the place of the first, at all nodes and in the store.
+func (f *fake) rotate(t *testing.T) {
+	t.Helper()
+	config := f.ca.Config()
+	config.RootName, config.IntermediateName = "another root", "another"
+	var err error
+	if f.next, err = ekca.Create(t.TempDir()+"/ca-2", config); err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range f.nodes {
+		f.certify(t, i, f.next, n.Name, false)
+	}
+	_, err = f.next.ExportStore(f.store)
+	if err = errors.Join(err, f.ca.WithdrawStore(f.store)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // newNode makes a node with an EK that a program holds, and its registration.
@@ -163,9 +191,11 @@ func (f *fake) serve(t *testing.T, agent func(uuid string) any) *httptest.Server
 	return s
 }
 
-func (f *fake) Plan() plan.Plan        { return f.plan }
-func (f *fake) Nodes() []Node          { return f.nodes }
-func (f *fake) EKCA() *ekca.CA         { return f.ca }
+func (f *fake) Plan() plan.Plan { return f.plan }
+func (f *fake) Nodes() []Node   { return f.nodes }
+func (f *fake) EKCAs() ([]authority.CA, error) {
+	return append([]authority.CA{{CA: f.ca, Name: authority.First, Active: f.next == nil, Retired: f.next != nil}}, f.others()...), nil
+}
 func (f *fake) CertStore() string      { return f.store }
 func (f *fake) ClientTLS() *tls.Config { return &tls.Config{} }
 

@@ -8,8 +8,8 @@ import (
 	"net/netip"
 	"time"
 
-	"keylab.dev/keylab/ekca"
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/netlab"
 )
@@ -18,7 +18,8 @@ import (
 type Target interface {
 	Plan() plan.Plan
 	Nodes() []Node
-	EKCA() *ekca.CA
+	// EKCAs are the lab's own EK CAs, in the order in which they were made.
+	EKCAs() ([]authority.CA, error)
 	// CertStore is the folder that the tenant takes its trusted EK CAs from.
 	CertStore() string
 	Registrar() *keylime.RegistrarClient

@@ -73,6 +73,34 @@ func TestChecks(t *testing.T) {
 				}
 			}
 		}, []string{"ek-certificate node-2"}, "revoked"},
+		{"rotated", func(t *testing.T, f *fake) { f.rotate(t) }, nil, ""},
+		{"a node that was passed over", func(t *testing.T, f *fake) {
+			f.rotate(t)
+			f.certify(t, 1, f.ca, "node-2", false)
+		}, []string{"tenant-accepted node-2", "active-ca node-2"}, "not by the active CA ca-2"},
+		{"the retired CA still trusted", func(t *testing.T, f *fake) {
+			f.rotate(t)
+			if _, err := f.ca.ExportStoreOnly(f.store, f.ca.Issuer()); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"retired-ca ca-1"}, "still has keys of the retired ca-1"},
+		{"a thief of the active CA's key", func(t *testing.T, f *fake) {
+			f.rotate(t)
+			id, err := f.nodes[0].TPM(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			public, err := x509.ParsePKIXPublicKey(id.EKSPKI)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cert, err := f.next.Issue(ekca.Request{Public: public, Unrecorded: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.nodes[0].bend(func(id *TPMIdentity) { id.Certificate = cert.Raw })
+			f.record(0)["ekcert"] = b64(cert.Raw)
+		}, []string{"ek-certificate node-1", "active-ca node-1"}, "does not know this certificate"},
 		{"the tenant was never asked", func(_ *testing.T, f *fake) { f.nodes[0].Enrolled = Enrolment{} }, []string{"tenant-accepted node-1"}, "never asked"},
 		{"the tenant refused", func(_ *testing.T, f *fake) { f.nodes[0].Enrolled = Enrolment{Done: true, Message: "nope"} }, []string{"tenant-accepted node-1"}, "nope"},
 		{"the tenant did not check", func(_ *testing.T, f *fake) { f.nodes[0].Enrolled.EKChecked = false }, []string{"tenant-accepted node-1"}, "does not report that it checked"},

@@ -33,6 +33,11 @@ func (c *Client) ReplaceCertificate(ctx context.Context, der []byte) error {
 	return c.c.Call(ctx, http.MethodPut, "/certificate/replace", der, nil)
 }
 
+// RemoveCertificate takes the certificate out; it is no error when there is none.
+func (c *Client) RemoveCertificate(ctx context.Context) error {
+	return c.c.Call(ctx, http.MethodDelete, "/certificate", nil, nil)
+}
+
 // Reboot takes the TPM's power away and gives it back; orderly says whether it is told beforehand (TPM2_Shutdown).
 func (c *Client) Reboot(ctx context.Context, orderly bool) error {
 	path := "/reboot"

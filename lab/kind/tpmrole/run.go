@@ -192,6 +192,11 @@ func (s *server) mux() *http.ServeMux {
 		defer s.mu.Unlock()
 		return "done", s.tpm.ReplaceEKCertificate(r.Context(), der)
 	}))
+	mux.HandleFunc("DELETE /certificate", netroles.Answer(func(r *http.Request) (any, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return "done", s.tpm.RemoveEKCertificate(r.Context())
+	}))
 	mux.HandleFunc("POST /reboot", netroles.Answer(func(r *http.Request) (any, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
