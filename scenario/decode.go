@@ -1,12 +1,14 @@
 package scenario
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
 
+	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/spec"
 )
 
@@ -40,6 +42,10 @@ func (s *Scenario) check() []spec.Finding {
 	for i, m := range s.Modes {
 		c.oneOf(fmt.Sprintf("modes[%d]", i), string(m), string(spec.ModePull), string(spec.ModePush))
 	}
+	if len(found) == 0 {
+		found = s.otherModes()
+		c.found = append(c.found, found...)
+	}
 	for i, m := range s.Substrates {
 		c.oneOf(fmt.Sprintf("substrates[%d]", i), string(m), string(spec.SubstrateNetns), string(spec.SubstrateKind))
 	}
@@ -58,6 +64,24 @@ func (s *Scenario) check() []spec.Finding {
 		c.add("steps", "expect nothing: add a step with expect, never or refused, or the scenario cannot fail", "")
 	}
 	return c.found
+}
+
+// otherModes are the problems that the lab has in the modes that it does not name itself.
+func (s *Scenario) otherModes() (found []spec.Finding) {
+	for _, m := range s.Modes {
+		if m == s.Lab.Keylime.Mode || len(found) > 0 || m != spec.ModePull && m != spec.ModePush {
+			continue
+		}
+		other, err := s.In(m)
+		var invalid *spec.InvalidError
+		if errors.As(err, &invalid) {
+			for _, p := range other.Lab.Findings("lab") {
+				p.Message += fmt.Sprintf(" (in mode %s, which modes names)", m)
+				found = append(found, p)
+			}
+		}
+	}
+	return found
 }
 
 type checker struct {
@@ -129,9 +153,9 @@ func (c *checker) step(path string, s Step) {
 	case "do":
 		c.action(path, s)
 	case "fault":
-		c.oneOf(path+".fault", s.Fault, faultNames()...)
+		c.fault(path+".fault", control.Fault{Kind: s.Fault, Nodes: s.Nodes, Component: s.Component, Options: s.With})
 	case "mend":
-		c.oneOf(path+".mend", s.Mend, faultNames()...)
+		c.fault(path+".mend", control.Fault{Kind: s.Mend, Nodes: s.Nodes, Component: s.Component, Clear: true})
 	case "expect":
 		c.condition(path+".expect", *s.Expect)
 	case "never":
@@ -163,6 +187,15 @@ func (c *checker) known(path string, nodes []string, words ...string) {
 // joins tells whether some step adds the node to the lab.
 func (c *checker) joins(node string) bool {
 	return slices.ContainsFunc(c.scenario.Steps, func(s Step) bool { return s.Do == "add" && slices.Contains(s.Nodes, node) })
+}
+
+func (c *checker) fault(path string, f control.Fault) {
+	if !c.oneOf(path, f.Kind, control.FaultNames()...) {
+		return
+	}
+	if err := f.Check(); err != nil {
+		c.add(path, err.Error(), "")
+	}
 }
 
 func (c *checker) action(path string, s Step) {

@@ -68,6 +68,7 @@ func TestMistakes(t *testing.T) {
 		"id given twice":          {"steps: [{id: a, expect: {verify: passed}}, {id: a, expect: {verify: passed}}]", "steps[1].id", "id of a step before"},
 		"unknown template":        {"steps: [{expect: {run: ['${node-9.uuid}'], on: tenant}}]", "steps[0].expect.run[0]", `no node "node-9"`},
 		"template of nothing":     {"steps: [{expect: {run: ['${node-1.color}'], on: tenant}}]", "steps[0].expect.run[0]", "uuid, hostname, address"},
+		"a lab not for its mode":  {"modes: [pull, push]\nlab: {keylime: {quoteInterval: 500ms}}\nsteps: [{expect: {verify: passed}}]", "lab.keylime.quoteInterval", "in mode push"},
 		"a mistake in the lab":    {"lab: {nodes: 0}\nsteps: [{expect: {verify: passed}}]", "lab.nodes", "0 is too small"},
 	} {
 		_, err := scenario.Decode("f.yaml", []byte(header+c.steps+"\n"))

@@ -23,7 +23,9 @@ func observedAt(polls ...control.Node) *history {
 	return h
 }
 
-func node(state string, count int) control.Node { return control.Node{State: state, AttestationCount: count, UUID: "u"} }
+func node(state string, count int) control.Node {
+	return control.Node{State: state, AttestationCount: count, UUID: "u"}
+}
 
 // What is judged is everything that was seen since a time, and nothing before it.
 func TestJudge(t *testing.T) {

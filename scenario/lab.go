@@ -15,6 +15,7 @@ type Lab interface {
 	Notices(ctx context.Context) ([]control.Notice, error)
 	Act(ctx context.Context, a control.Action) (string, error)
 	Measure(ctx context.Context, m control.Measurement) (control.Measured, error)
+	EK(ctx context.Context, o control.EKOrder) (control.EKDone, error)
 	Fault(ctx context.Context, f control.Fault) (string, error)
 	// Mark is what the network has counted so far; Fired tells whether a fault was seen to be in effect since then.
 	Mark(ctx context.Context) (control.Mark, error)

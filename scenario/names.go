@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"regexp"
@@ -193,13 +194,16 @@ func (s Scenario) Nodes() []string {
 	return names
 }
 
+// ErrNotFor: a scenario that means nothing in this mode, or on this substrate.
+var ErrNotFor = errors.New("not for")
+
 // In is the scenario as it runs in a model of attestation, or why it cannot: the lab's mode is set, and the steps that are for the other one are left out.
 func (s Scenario) In(mode spec.Mode) (Scenario, error) {
 	if mode == "" {
 		mode = s.Modes[0]
 	}
 	if !slices.Contains(s.Modes, mode) {
-		return s, fmt.Errorf("scenario %s is not for mode %s", s.Name, mode)
+		return s, fmt.Errorf("scenario %s is %w mode %s", s.Name, ErrNotFor, mode)
 	}
 	s.Lab.Keylime.Mode = mode
 	s.Lab.Networks.Allow = nil // as the mode has them by default

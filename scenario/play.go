@@ -51,7 +51,7 @@ func (s Scenario) Prepare(o Options) (Scenario, error) {
 		}
 	}
 	if !slices.Contains(s.Substrates, s.Lab.Substrate) {
-		return s, fmt.Errorf("scenario %s is not for the substrate %s", s.Name, s.Lab.Substrate)
+		return s, fmt.Errorf("scenario %s is %w the substrate %s", s.Name, ErrNotFor, s.Lab.Substrate)
 	}
 	return s, nil
 }

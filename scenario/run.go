@@ -149,7 +149,7 @@ func (r *runner) act(ctx context.Context, s Step, step *report.Step) (report.Ver
 		step.Done = "left out"
 		return report.Broken, nil
 	}
-	fault := control.Fault{Kind: s.Fault, Nodes: s.Nodes}
+	fault := control.Fault{Kind: s.Fault, Nodes: s.Nodes, Component: s.Component, Options: s.With}
 	switch {
 	case s.Fault != "":
 		return r.inflict(ctx, fault, s, step)

@@ -69,6 +69,10 @@ func (f *fakeLab) Measure(context.Context, control.Measurement) (control.Measure
 	return control.Measured{}, errors.New("nothing is measured")
 }
 
+func (f *fakeLab) EK(context.Context, control.EKOrder) (control.EKDone, error) {
+	return control.EKDone{Text: "done", Refused: f.refuse}, nil
+}
+
 func (f *fakeLab) Fault(_ context.Context, c control.Fault) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -165,6 +169,7 @@ func TestFailures(t *testing.T) {
 		"program's other status":  {"  - {expect: {run: [sh, -c, exit 3], on: tenant}, within: 300ms}\n", &fakeLab{}, report.Failed, "it ended with 3"},
 		"program's output":        {"  - {expect: {run: [echo, '${node-1.uuid}'], on: tenant, output: '^u1\\s*$'}}\n", &fakeLab{}, report.Passed, ""},
 		"tenant":                  {"  - {do: tenant, run: [-c, delete, '${any.uuid}']}\n  - expect: {verify: passed}\n", &fakeLab{}, report.Passed, ""},
+		"an EK order refused":     {"  - {do: ek-issue, nodes: [node-1], with: {restart: 'true'}, refused: '403'}\n", &fakeLab{refuse: "403 Forbidden"}, report.Passed, ""},
 		"no such program":         {"  - {do: exec, nodes: [node-1], run: [/no/such]}\n  - expect: {verify: passed}\n", &fakeLab{}, report.Broken, "no such file"},
 	} {
 		_, verdict, why := play1(t, t.Context(), c.lab, c.steps)

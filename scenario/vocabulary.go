@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"keylab.dev/keylab/lab/control"
 )
@@ -44,24 +45,23 @@ func Vocabulary() []Word {
 	}
 	for _, f := range control.Faults {
 		w := Word{Step: "fault, mend", Name: f.Kind, About: f.About}
-		if f.Nodes > 0 {
+		if f.Momentary {
+			w.Step = "fault"
+		}
+		switch {
+		case f.Nodes == 1:
+			w.Needs = "1 node"
+		case f.Nodes > 1:
 			w.Needs = fmt.Sprintf("%d nodes", f.Nodes)
-			if f.Nodes == 1 {
-				w.Needs = "1 node"
-			}
+		case len(f.Components) > 0:
+			w.Needs = strings.Join(f.Components, " or ")
+		}
+		for _, o := range f.Options {
+			w.Options = append(w.Options, o.Name)
 		}
 		out = append(out, w)
 	}
 	return out
-}
-
-// faultNames are all kinds of fault.
-func faultNames() []string {
-	var names []string
-	for _, f := range control.Faults {
-		names = append(names, f.Kind)
-	}
-	return names
 }
 
 // Cast are the steps with the nodes' names in place of the words for them, as a run with that seed has them.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -221,9 +222,12 @@ func (f *runFlags) jobs(list []scenario.Scenario) ([]scenario.Job, error) {
 					o.Seed += uint64(attempt - 1)
 				}
 				p, err := s.Prepare(o)
-				if err != nil {
+				if errors.Is(err, scenario.ErrNotFor) {
 					why = err
 					continue
+				}
+				if err != nil {
+					return nil, usageError{err}
 				}
 				o.Substrate = p.Lab.Substrate
 				jobs = append(jobs, scenario.Job{Scenario: s, Options: o, Attempt: attempt})
