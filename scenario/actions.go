@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"strings"
 
 	"keylab.dev/keylab/lab/control"
 )
@@ -97,9 +98,14 @@ func (r *runner) eachNode(s Step, do func(node string) (string, error)) (done st
 	return done, nil
 }
 
-// execute runs a program on a host of the lab; err is about running it at all.
+// execute runs a program on a host of the lab, a TPM tool against a node's TPM; err is about running it at all.
 func (r *runner) execute(ctx context.Context, host string, argv []string) (out string, status int, err error) {
-	return r.end(ctx, argv, func(argv []string) (*exec.Cmd, error) { return r.lab.Command(ctx, host, argv...) })
+	return r.end(ctx, argv, func(argv []string) (*exec.Cmd, error) {
+		if strings.HasPrefix(argv[0], "tpm2_") {
+			return r.lab.TPMCommand(ctx, host, argv...)
+		}
+		return r.lab.Command(ctx, host, argv...)
+	})
 }
 
 func (r *runner) mustExecute(ctx context.Context, host string, argv []string) (string, error) {

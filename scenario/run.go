@@ -3,6 +3,7 @@ package scenario
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"sync"
@@ -29,6 +30,7 @@ type runner struct {
 	cast     *cast
 	history  *history
 	disarmed bool
+	leftOut  []control.Fault // because the run is disarmed
 	onStep   func(report.Step)
 
 	polls   atomic.Int64
@@ -60,7 +62,24 @@ func (r *runner) steps(ctx context.Context) (report.Verdict, string) {
 		r.finished = append(r.finished, step)
 		r.tell(step)
 	}
+	if verdict == report.Passed {
+		return r.tellApart(ctx)
+	}
 	return verdict, why
+}
+
+// tellApart ends a disarmed run in which every expectation was met: what tells it from an armed one is that its faults were not seen to fire.
+func (r *runner) tellApart(ctx context.Context) (report.Verdict, string) {
+	for _, f := range r.leftOut {
+		proof, err := r.lab.Fired(ctx, f, control.Mark{Time: r.history.start})
+		if err != nil {
+			return report.Broken, fmt.Sprintf("look for fault %s: %v", f.Kind, err)
+		}
+		if !proof.Fired {
+			return report.Failed, fmt.Sprintf("every expectation was met without the fault %s, but it was not seen to fire: %s", f.Kind, proof.Evidence)
+		}
+	}
+	return report.Passed, ""
 }
 
 func (r *runner) tell(s report.Step) {
@@ -145,12 +164,17 @@ func (r *runner) act(ctx context.Context, s Step, step *report.Step) (report.Ver
 			return report.Broken, context.Cause(ctx)
 		}
 	}
-	if r.disarmed {
-		step.Done = "left out"
-		return report.Broken, nil
-	}
 	fault := control.Fault{Kind: s.Fault, Nodes: s.Nodes, Component: s.Component, Options: s.With}
 	switch {
+	case r.disarmed:
+		step.Done = "left out"
+		if s.Fault != "" {
+			r.leftOut = append(r.leftOut, fault)
+		}
+		if s.Refused != "" {
+			return report.Failed, errors.New("it was left out, and so nothing was refused")
+		}
+		return report.Broken, nil
 	case s.Fault != "":
 		return r.inflict(ctx, fault, s, step)
 	case s.Mend != "":

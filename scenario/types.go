@@ -117,7 +117,8 @@ type Condition struct {
 	Counter string `yaml:"counter,omitempty" jsonschema:"maxLength=120"`
 	// By how much the counters grew in all, at least. Left out: 1.
 	More int `yaml:"more,omitempty" jsonschema:"minimum=1,maximum=1000000000"`
-	// A program that is run on a host of the lab, again and again until it ends as expected. See run of a step.
+	// A program that is run on a host of the lab, again and again until it ends as expected; one whose name begins with tpm2_ is run against a node's TPM. See
+	// run of a step.
 	Run []string `yaml:"run,omitempty" jsonschema:"maxItems=100"`
 	// The host that run runs on.
 	On string `yaml:"on,omitempty" jsonschema:"maxLength=63"`
