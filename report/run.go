@@ -1,5 +1,7 @@
 package report
 
+//go:generate go run ./internal/rundoc
+
 import (
 	"fmt"
 	"time"
@@ -11,11 +13,10 @@ const RunSchema = "keylab.dev/run/v1alpha1"
 // Run is what happened in one run of a scenario: all that its reports are made of. In JSON every length of time is a number of seconds,
 // exact to the microsecond.
 type Run struct {
-	Schema   string `json:"schema"`   // RunSchema
-	Scenario string `json:"scenario"` // its name
-	Title    string `json:"title"`    // one line for people
-	// What the scenario's page says. Plain text in paragraphs.
-	Question string `json:"question,omitempty"` // what the scenario asks
+	Schema   string `json:"schema"`             // RunSchema
+	Scenario string `json:"scenario"`           // its name
+	Title    string `json:"title"`              // one line for people
+	Question string `json:"question,omitempty"` // what the scenario asks; plain text in paragraphs, as the next three
 	Happens  string `json:"happens,omitempty"`  // what is done
 	Why      string `json:"why,omitempty"`      // why it comes out as it does
 	Fleet    string `json:"fleet,omitempty"`    // what it means for a fleet
@@ -28,7 +29,7 @@ type Run struct {
 	Keylab    string `json:"keylab,omitempty"` // version of keylab
 	Seed      uint64 `json:"seed"`             // of the random choices
 
-	Started  time.Time     `json:"started"`         // RFC 3339
+	Started  time.Time     `json:"started"`         // when it began
 	Duration time.Duration `json:"seconds"`         // of the whole run
 	Verdict  Verdict       `json:"verdict"`         // how it ended
 	Error    string        `json:"error,omitempty"` // why it is not Passed, in one sentence
@@ -146,7 +147,7 @@ const (
 
 // RunNode is one node as it was at the end.
 type RunNode struct {
-	Name         string `json:"name"`
+	Name         string `json:"name"`             // in the lab
 	UUID         string `json:"uuid"`             // of its agent
 	Hostname     string `json:"hostname"`         // its contact address
 	Address      string `json:"address"`          // in the cluster network
@@ -163,17 +164,17 @@ type Certificate struct {
 	Issuer    string    `json:"issuer"`              // common name
 	Serial    string    `json:"serial"`              // hexadecimal
 	SHA256    string    `json:"sha256"`              // of the DER, hexadecimal
-	Issued    time.Time `json:"issued,omitzero"`     // zero: unknown
+	Issued    time.Time `json:"issued,omitzero"`     // absent: unknown
 	NotBefore time.Time `json:"not_before,omitzero"` // first moment of its validity
 	NotAfter  time.Time `json:"not_after,omitzero"`  // last moment of its validity
-	Revoked   time.Time `json:"revoked,omitzero"`    // zero: it is not
+	Revoked   time.Time `json:"revoked,omitzero"`    // absent: it is not
 	Trusted   bool      `json:"trusted,omitempty"`   // of a CA: in the tpm_cert_store at the end
 	Note      string    `json:"note,omitempty"`      // e.g. "superseded", "not in the CA's record"
 }
 
 // Gap is what a node went without a good attestation, over the whole run.
 type Gap struct {
-	Node     string        `json:"node"`
+	Node     string        `json:"node"`            // its name
 	Longest  time.Duration `json:"longest_seconds"` // between two good ones that followed one another, or to the end
 	At       time.Duration `json:"at_seconds"`      // when it began, from the run's start
 	Refusals int           `json:"refusals"`        // enrolments that were refused

@@ -12,7 +12,9 @@ import (
 // Started is when all of them began.
 var Started = time.Date(2030, 5, 1, 12, 0, 0, 0, time.UTC)
 
-func at(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)).Round(time.Millisecond) }
+func at(seconds float64) time.Duration {
+	return time.Duration(seconds * float64(time.Second)).Round(time.Millisecond)
+}
 
 // Topology is a picture of a lab, in short.
 const Topology = `<svg xmlns="http://www.w3.org/2000/svg" class="keylab-graph" viewBox="0 0 240 40" role="img" aria-label="The lab"><rect width="240" height="40" rx="8" fill="none" stroke="currentColor"/></svg>`
