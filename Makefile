@@ -99,9 +99,11 @@ lint: ## gofmt, go vet, staticcheck, shellcheck and the house rules
 	shellcheck .ci/run scripts/*.sh
 	scripts/houserules.sh
 
-docs: ## write the generated parts of docs/ again
-	go generate ./lab/spec
+docs: ## write the generated parts of docs/ again; with REPORT=run.html also the pictures of that report (needs Chromium)
+	go generate ./lab/spec ./report
 	go test ./cmd/keylab -run '^TestCommandReference$$' -args -write-docs
+	go test ./graph -run '^TestPictureOfTheREADME$$' -args -update
+	$(if $(REPORT),scripts/report-pictures.sh "$(REPORT)")
 
 bench: ## measure: time of up, TPM manufacture, quotes, memory; BENCHFLAGS are its options
 	@scripts/setup.sh bench

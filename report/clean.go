@@ -6,9 +6,9 @@ import (
 	"unicode"
 )
 
-// clean writes control characters as \x1b and the like, except the line feed and the tab, and normalises line ends. Invalid UTF-8
+// Clean writes control characters as \x1b and the like, except the line feed and the tab, and normalises line ends. Invalid UTF-8
 // becomes U+FFFD. Characters that change the direction of text go the same way: they can make a terminal show another text.
-func clean(s string) string {
+func Clean(s string) string {
 	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\r\n", "\n")
 	var b strings.Builder
 	for _, r := range s {
@@ -28,7 +28,7 @@ func clean(s string) string {
 
 // lines splits cleaned text, without blank lines at its ends and without tabs, whose width nobody knows.
 func lines(s string) []string {
-	s = strings.Trim(strings.ReplaceAll(clean(s), "\t", "    "), "\n ")
+	s = strings.Trim(strings.ReplaceAll(Clean(s), "\t", "    "), "\n ")
 	if s == "" {
 		return nil
 	}

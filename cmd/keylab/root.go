@@ -127,7 +127,7 @@ Exit status: 0 done; 1 something failed or a check did not hold; 2 wrong usage o
 	})
 	for _, verb := range []func(streams) *cobra.Command{
 		newUp, newVerify, newStatus, newList, newDown, newWipe,
-		newExec, newShell, newTPM, newTenant, newEK, newNet, newLogs, newEvents, newNode, newIMA, newBoot, newFault, newRun, newScenario,
+		newExec, newShell, newTPM, newTenant, newEK, newNet, newGraph, newLogs, newEvents, newNode, newIMA, newBoot, newFault, newRun, newScenario,
 		newKubeconfig, newKubectl, newManifests, newImages, newExport, newValidate, newSchema, newDoctor, newVersion,
 	} {
 		root.AddCommand(verb(s))

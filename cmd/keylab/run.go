@@ -122,7 +122,7 @@ func (f *runFlags) run(ctx context.Context, s streams, args []string) error {
 		}
 		p.ended(j, r, file)
 	})
-	if !f.noReport && len(runs) > 0 {
+	if !f.noReport && len(runs) > 1 {
 		if err := writeRuns(f.reportDir, runs); err != nil && failed == nil {
 			failed = err
 		}

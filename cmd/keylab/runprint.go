@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -215,14 +213,3 @@ func printSteps(w io.Writer, jobs []scenario.Job) error {
 	}
 	return nil
 }
-
-// writeRun writes all reports of one run, and returns the one for people.
-func writeRun(dir string, r report.Run) (string, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("make the report's folder: %w", err)
-	}
-	return filepath.Join(dir, "report.html"), nil
-}
-
-// writeRuns writes the reports of all runs together.
-func writeRuns(dir string, runs []report.Run) error { return nil }

@@ -1,0 +1,109 @@
+package html
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"keylab.dev/keylab/report"
+	"keylab.dev/keylab/report/internal/sample"
+)
+
+// Markers, labels and the lines of how long steps took do not overlap, whatever a scenario does.
+func TestNothingOverlaps(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	runs := []report.Run{sample.Rotation(), sample.Swapped()}
+	for range 50 {
+		r := report.Run{Duration: time.Minute}
+		at := time.Duration(0)
+		for i := range 1 + random.IntN(30) {
+			s := report.Step{Number: i + 1, Kind: report.StepAction, Name: "a step with a name that is long enough to matter to others", Status: report.StepPassed, At: at, Duration: time.Duration(random.Int64N(int64(9 * time.Second)))}
+			r.Steps = append(r.Steps, s)
+			at += time.Duration(random.Int64N(int64(4 * time.Second)))
+		}
+		runs = append(runs, r)
+	}
+	for i, r := range runs {
+		d := &drawing{run: r, used: map[string]bool{}}
+		d.scale, _ = newScale(r)
+		type span struct{ from, to float64 }
+		lanes := map[int][]span{}
+		for _, p := range d.placeSteps() {
+			x := d.pixels(p.At)
+			s := span{x - 9, max(x+9, d.pixels(p.At+p.Duration))}
+			if w := textWidth(p.label); p.label != "" && p.left {
+				s.from = x - 12 - w
+			} else if p.label != "" {
+				s.to = max(s.to, x+12+w)
+			}
+			for _, o := range lanes[p.lane] {
+				if s.from < o.to && o.from < s.to {
+					t.Errorf("run %d: step %d (%.0f to %.0f) overlaps another in lane %d (%.0f to %.0f)", i, p.Number, s.from, s.to, p.lane, o.from, o.to)
+				}
+			}
+			if s.from < -10 || p.label != "" && s.to > nominal+10 {
+				t.Errorf("run %d: step %d leaves the plot: %.0f to %.0f", i, p.Number, s.from, s.to)
+			}
+			lanes[p.lane] = append(lanes[p.lane], s)
+		}
+	}
+}
+
+// Bringing up a slow lab does not push what matters into a corner.
+func TestUpIsCutShort(t *testing.T) {
+	r := sample.Swapped()
+	if s, hidden := newScale(r); s.from != 0 || hidden != 0 {
+		t.Errorf("a quick up is cut: from %s", s.from)
+	}
+	r.Steps[0].Duration = 90 * time.Second
+	for i := range r.Steps[1:] {
+		r.Steps[i+1].At += 86 * time.Second
+	}
+	r.Duration += 86 * time.Second
+	s, hidden := newScale(r)
+	if hidden < 80*time.Second || s.from >= r.Steps[0].Duration || s.pixels(r.Steps[1].At) > nominal/4 {
+		t.Errorf("from %s, hidden %s", s.from, hidden)
+	}
+}
+
+func TestFaultEndsWhereItWasMended(t *testing.T) {
+	r := sample.Swapped()
+	d := &drawing{run: r, scale: scale{to: r.Duration}}
+	if end := d.mended(1); end != 16*time.Second {
+		t.Errorf("by number: %s", end)
+	}
+	r.Steps[3].Mends = 0
+	if end := d.mended(1); end != 16*time.Second {
+		t.Errorf("by nodes: %s", end)
+	}
+	r.Steps[3].Nodes = []string{"node-3"}
+	if end := d.mended(1); end != r.Duration {
+		t.Errorf("never: %s", end)
+	}
+}
+
+func TestAxis(t *testing.T) {
+	for _, length := range []time.Duration{time.Millisecond, 700 * time.Millisecond, 38 * time.Second, 7 * time.Minute, 5 * time.Hour, 100 * 24 * time.Hour} {
+		if n := len((scale{to: length}).ticks()); n < 2 || n > 101 {
+			t.Errorf("%s: %d ticks", length, n)
+		}
+	}
+}
+
+func TestTook(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0 s", 400 * time.Microsecond: "0 ms", 420 * time.Millisecond: "420 ms", 5800 * time.Millisecond: "5.8 s", 6 * time.Second: "6 s",
+		59990 * time.Millisecond: "60 s", 63 * time.Second: "1 min 03 s", 3599900 * time.Millisecond: "60 min 00 s", 3700 * time.Second: "1 h 02 min",
+	} {
+		var plain []rune
+		for _, r := range took(d) {
+			if r == '\u00a0' {
+				r = ' '
+			}
+			plain = append(plain, r)
+		}
+		if string(plain) != want {
+			t.Errorf("%d: %q, not %q", d, string(plain), want)
+		}
+	}
+}
