@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"keylab.dev/keylab/graph"
 	"keylab.dev/keylab/lab"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/spec"
@@ -199,6 +200,9 @@ func collect(ctx context.Context, l *lab.Lab, h *history, run *report.Run) error
 		for _, n := range s.Nodes {
 			run.Nodes = append(run.Nodes, report.RunNode{Name: n.Name, UUID: n.UUID, Hostname: n.Hostname, Address: n.Address, State: n.State, Detail: n.Detail, Attestations: h.count(n.Name)})
 		}
+		if err := draw(l, s, run); err != nil {
+			return err
+		}
 	} else {
 		h.unasked(err)
 	}
@@ -213,6 +217,20 @@ func collect(ctx context.Context, l *lab.Lab, h *history, run *report.Run) error
 	return nil
 }
 
+// draw has the report show the lab as it is at the end.
+func draw(l *lab.Lab, s control.Status, run *report.Run) error {
+	p, err := l.Plan()
+	if err != nil {
+		return err
+	}
+	var picture strings.Builder
+	if err := graph.Of(p, &s).SVG(&picture); err != nil {
+		return fmt.Errorf("draw the lab: %w", err)
+	}
+	run.Topology = picture.String()
+	return nil
+}
+
 func (h *history) count(node string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -220,5 +238,3 @@ func (h *history) count(node string) int {
 }
 
 var _ Lab = (*lab.Lab)(nil)
-
-var _ = control.Running
