@@ -210,6 +210,19 @@ func TestRunJUnitReadsBack(t *testing.T) {
 	}
 }
 
+// That a run was interrupted is said even if a step of it had failed before.
+func TestRunJUnitSaysInterrupted(t *testing.T) {
+	run := sample.Swapped()
+	run.Verdict, run.Error = report.Interrupted, "interrupted by the user"
+	var out bytes.Buffer
+	if err := report.WriteRunJUnit(&out, []report.Run{run}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), `<error message="interrupted by the user"`) || !strings.Contains(out.String(), "<failure ") {
+		t.Errorf("not both an error and a failure in\n%s", out.String())
+	}
+}
+
 // Whatever is wrong with a run, no reader of JUnit may take it for success.
 func TestRunJUnitIsNeverSilent(t *testing.T) {
 	for name, runs := range map[string][]report.Run{
