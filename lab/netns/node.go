@@ -61,10 +61,11 @@ type node struct {
 	agentStarts int
 	arrivals    *netlab.ConnCounter // connections that reached the agent's port, by the node's own kernel
 	enrolled    verify.Enrolment
-	booted      time.Time // when the machine was started last
-	secure      bool      // its tmpfs is mounted
-	off         bool      // the machine is switched off
-	former      []string  // UUIDs of TPMs that were replaced, which the verifier may still know
+	booted      time.Time         // when the machine was started last
+	secure      bool              // its tmpfs is mounted
+	off         bool              // the machine is switched off
+	impaired    netlab.Impairment // of its cable
+	former      []string          // UUIDs of TPMs that were replaced, which the verifier may still know
 
 	acting sync.Mutex // one action at a time
 }
