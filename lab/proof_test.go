@@ -25,6 +25,8 @@ func TestFaultsAreSeen(t *testing.T) {
 		{Kind: control.FaultServiceDown, Component: "registrar"},
 		{Kind: control.FaultServiceKilled, Component: "verifier"},
 		{Kind: control.FaultServiceRestart, Component: "verifier"},
+		{Kind: control.FaultLatency, Nodes: []string{"node-2"}, Options: map[string]string{"delay": "100ms", "jitter": "10ms"}},
+		{Kind: control.FaultLoss, Nodes: []string{"node-2"}},
 	}
 	for _, f := range faults {
 		t.Run(f.Kind, func(t *testing.T) {

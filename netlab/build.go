@@ -44,11 +44,12 @@ type networkSwitch struct {
 }
 
 type labHost struct {
-	spec  Host // with defaults filled in
-	ns    *Namespace
-	h     *netlink.Handle
-	ports []port         // one for each interface
-	links map[string]int // link numbers by interface name
+	spec   Host // with defaults filled in
+	ns     *Namespace
+	h      *netlink.Handle
+	ports  []port         // one for each interface
+	cables []*cable       // bad ones, in place of the ports' own; guarded by Lab.mu
+	links  map[string]int // link numbers by interface name
 }
 
 // port is the switch's end of a host's veth pair.
@@ -269,7 +270,7 @@ func (l *Lab) connect(host *labHost, f Interface) (port, error) {
 // namespace only some time after its last user is gone, and until then the
 // switch would still have the port.
 func (h *labHost) close() error {
-	var errs []error
+	errs := []error{h.repair()}
 	for _, p := range h.ports {
 		link, err := p.sw.h.LinkByName(p.name)
 		if err == nil {
@@ -370,6 +371,9 @@ func (l *Lab) Close() error {
 	defer l.mu.Unlock()
 	l.closed = true
 	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(l.hosts)) {
+		errs = append(errs, l.hosts[name].repair())
+	}
 	// The switches go first and take every port with them in one sweep,
 	// which is far quicker than one link after the other.
 	for _, sw := range l.switches {

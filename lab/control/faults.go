@@ -57,6 +57,8 @@ const (
 	FaultServiceDown    = "service-down"
 	FaultServiceKilled  = "service-killed"
 	FaultServiceRestart = "service-restart"
+	FaultLatency        = "latency"
+	FaultLoss           = "loss"
 )
 
 // services are the components that are a process of Keylime's.
@@ -68,6 +70,13 @@ var Faults = []FaultKind{
 	{Kind: FaultOpenRouter, About: "let the router forward everything"},
 	{Kind: FaultSwappedRoute, Nodes: 2, About: "lead the hostnames of two nodes to each other's agent"},
 	{Kind: FaultPartition, Nodes: 1, About: "cut a node off from everything"},
+	{Kind: FaultLatency, Nodes: 1, About: "hold up all packets of a node, in each direction", Options: []FaultOption{
+		{Name: "delay", Type: OptionDuration, Default: "200ms", About: "by how much"},
+		{Name: "jitter", Type: OptionDuration, Default: "0s", About: "by how much that varies, more or less"},
+	}},
+	{Kind: FaultLoss, Nodes: 1, About: "lose packets of a node, in each direction", Options: []FaultOption{
+		{Name: "percent", Type: OptionPercent, Default: "30", About: "how many"},
+	}},
 	{Kind: FaultDeadAgent, Nodes: 1, About: "stop a node's agent in order"},
 	{Kind: FaultAgentKilled, Nodes: 1, About: "kill a node's agent: connections under way break off"},
 	{Kind: FaultAgentRestart, Nodes: 1, Momentary: true, About: "stop a node's agent and start it again"},

@@ -36,6 +36,8 @@ func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 		control.FaultAgentKilled:  {Impossible: "the kubelet starts an agent that was killed again at once, which is agent-restart; dead-agent freezes it"},
 		control.FaultAgentRestart: {Inflict: l.restartAgent, Broke: "the agent was stopped and runs again; it has registered with the same keys"},
 		control.FaultPartition:    {Inflict: l.partition, Mend: l.heal, Broke: "the node is cut off", Mended: "the node is reached again, and the verifier was told to ask its agent again"},
+		control.FaultLatency:      {Inflict: l.delay, Mend: l.undelay, Broke: "the node's packets are held up", Mended: "the node's packets are no longer held up; the verifier was told to ask its agent again"},
+		control.FaultLoss:         {Inflict: l.lose, Mend: l.unlose, Broke: "packets of the node are lost in each direction", Mended: "the node's packets are no longer lost; the verifier was told to ask its agent again"},
 		control.FaultDeadTPM: {
 			Inflict: l.killTPM, Mend: l.startTPMAgain, Broke: "the TPM's process is killed",
 			Mended: "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",

@@ -29,6 +29,8 @@ func (s *supervisor) faults() map[string]fleet.Breakage[*node] {
 		control.FaultAgentKilled:  {Inflict: killAgent, Mend: s.reviveAgent, Broke: "the agent is killed", Mended: "the agent runs again, and the verifier was told to ask it again"},
 		control.FaultAgentRestart: {Inflict: s.restartAgent, Broke: "the agent was stopped and runs again; it has registered with the same keys"},
 		control.FaultPartition:    {Inflict: s.partition, Mend: s.heal, Broke: "the node's link is cut", Mended: "the node's link is up again, and the verifier was told to ask its agent again"},
+		control.FaultLatency:      {Inflict: s.impair, Mend: s.impair, Broke: "the node's packets are held up in each direction", Mended: "the node's packets are no longer held up; the verifier was told to ask its agent again"},
+		control.FaultLoss:         {Inflict: s.impair, Mend: s.impair, Broke: "packets of the node are lost in each direction", Mended: "the node's packets are no longer lost; the verifier was told to ask its agent again"},
 		control.FaultDeadTPM: {
 			Inflict: killTPM, Mend: s.reviveTPM, Broke: "the TPM's process is killed",
 			Mended: "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
@@ -101,6 +103,34 @@ func (s *supervisor) partition(_ context.Context, f fault) error {
 func (s *supervisor) heal(ctx context.Context, f fault) error {
 	if err := s.network.Heal(f.On[0].Name); err != nil {
 		return err
+	}
+	return s.reactivate(ctx, f.On)
+}
+
+// impair sets, or takes away, one of the things that can be wrong with a node's cable, and leaves the others.
+func (s *supervisor) impair(ctx context.Context, f fault) error {
+	n := f.On[0]
+	n.mu.Lock()
+	i := n.impaired
+	n.mu.Unlock()
+	switch {
+	case f.Kind == control.FaultLatency && f.Clear:
+		i.Delay, i.Jitter = 0, 0
+	case f.Kind == control.FaultLatency:
+		i.Delay, i.Jitter = f.Duration("delay"), f.Duration("jitter")
+	case f.Clear:
+		i.Loss = 0
+	default:
+		i.Loss = f.Percent("percent")
+	}
+	if err := s.network.Impair(n.Name, i); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.impaired = i
+	n.mu.Unlock()
+	if !f.Clear {
+		return nil
 	}
 	return s.reactivate(ctx, f.On)
 }

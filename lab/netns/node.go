@@ -66,7 +66,8 @@ type node struct {
 	off         bool      // the machine is switched off
 	// forgotten: registrar and verifier were told to forget it, and its agent has not registered since.
 	forgotten bool
-	former    []string // UUIDs of TPMs that were replaced, which the verifier may still know
+	impaired  netlab.Impairment // of its cable
+	former    []string          // UUIDs of TPMs that were replaced, which the verifier may still know
 
 	acting sync.Mutex // one action at a time
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
-	"time"
 
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
@@ -108,36 +107,4 @@ func serial(c *x509.Certificate) string {
 		s = s[:16] + "…"
 	}
 	return s
-}
-
-// partition: the node gets no answer from anybody, while another host does from the same ones.
-func partition(ctx context.Context, t Target, f control.Fault, _ control.Mark) (control.Proof, error) {
-	n, _ := findNode(t, f.Nodes[0])
-	if off(n) {
-		return unseen("%s is off, not cut off", n.Name)
-	}
-	p := t.Plan()
-	reference := plan.Ingress // of a lab with a single node
-	if other, ok := another(t, n.Name); ok {
-		reference = other.Name
-	} else if !p.HasIngress() {
-		return unseen("there is no host to compare %s with", n.Name)
-	}
-	dns, _ := p.Host(plan.ClusterDNS)
-	var aims []aim
-	for _, from := range []string{n.Name, reference} {
-		aims = append(aims, aim{from, "udp", netip.AddrPortFrom(dns.Address(), 53)}, aim{from, "tcp", p.Keylime.Registrar})
-	}
-	results := probeAll(ctx, t, aims)
-	for _, r := range results[:2] {
-		if r.Outcome != netlab.OutcomeTimeout && r.Outcome != netlab.OutcomeUnreachable {
-			return unseen("%s", outcomes(aims[:2], results[:2]))
-		}
-	}
-	for i, r := range results[2:] {
-		if answered(r) {
-			return seen("nobody answers %s (%s), while %s has its answer (%s after %s)", n.Name, outcomes(aims[:2], results[:2]), aims[2+i], r.Outcome, r.Elapsed.Round(time.Microsecond))
-		}
-	}
-	return unseen("nobody answers %s, but nobody answers %s either", n.Name, reference)
 }

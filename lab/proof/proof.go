@@ -68,6 +68,8 @@ var provers = map[string]prover{
 	control.FaultServiceDown:    serviceDown,
 	control.FaultServiceKilled:  serviceKilled,
 	control.FaultServiceRestart: serviceRestart,
+	control.FaultLatency:        latency,
+	control.FaultLoss:           loss,
 }
 
 // Fired looks for the proof of a fault; whether f is to be cleared does not matter. It takes about a second at most.
@@ -206,7 +208,11 @@ func (a aim) String() string { return fmt.Sprintf("%s → %s/%s", a.from, a.to, 
 
 // probeAll makes all probes at once.
 func probeAll(ctx context.Context, t Target, aims []aim) []netlab.ProbeResult {
-	ctx, cancel := context.WithTimeout(ctx, silence)
+	return probeFor(ctx, t, aims, silence)
+}
+
+func probeFor(ctx context.Context, t Target, aims []aim, timeout time.Duration) []netlab.ProbeResult {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	results := make([]netlab.ProbeResult, len(aims))
 	var wait sync.WaitGroup
