@@ -106,7 +106,7 @@ func issue[N any](ctx context.Context, l EKLab, m Endorsements[N], n N, o contro
 		done.Text += what
 	}
 	if !o.Restart {
-		done.Text += "; its agent shows the old one until it is started again"
+		done.Text += fmt.Sprintf("; its agent shows the old one until `keylab node enrol %s` has it registered anew", o.Node)
 		return done, nil
 	}
 	if err := m.RestartAgent(ctx, n); err != nil {
@@ -222,7 +222,7 @@ func revoke[N any](ctx context.Context, l EKLab, m Endorsements[N], n N, o contr
 		return control.EKDone{}, err
 	}
 	return control.EKDone{
-		Text: fmt.Sprintf("%s has revoked its certificate, serial %s, for %s, and its CRL says so; Keylime looks at no CRL, and goes on trusting the node", ca, serial(cert), word),
+		Text: fmt.Sprintf("%s has revoked its certificate, serial %s, for %s, and its CRL says so; Keylime looks at no CRL", ca, serial(cert), word),
 		CA:   ca, Serial: serial(cert),
 	}, nil
 }
@@ -292,6 +292,21 @@ func look[N any](ctx context.Context, l EKLab, m Endorsements[N], n N) (e contro
 	}
 	e.TrustedBy = filepath.Base(file)
 	return e, err
+}
+
+// refusedByOrder says for which order about EK CAs or EK certificates the tenant must refuse a node; empty when for none.
+func refusedByOrder(l EKLab, n plan.Node, certificate []byte) string {
+	if without, err := WithoutEK(l.Dir, n); err == nil && without && !n.EK.Absent {
+		return "its EK certificate was taken out of its TPM (ek issue --absent)"
+	}
+	cert, err := x509.ParseCertificate(certificate)
+	if err != nil || !l.Authorities.Changed() {
+		return ""
+	}
+	if _, err := ekca.CheckStore(l.Dir.CertStore(), cert); errors.Is(err, ekca.ErrNotInStore) {
+		return "the tpm_cert_store has not, or has no more, what would vouch for its EK certificate (ek trust, ek distrust)"
+	}
+	return ""
 }
 
 // Standing is what a CA's record and the dates say of a certificate that its key signed.
