@@ -74,6 +74,7 @@ the agent with another one: ` + "`keylab node enrol`" + ` has it forget the agen
 	}
 	c.AddCommand(newEKList(s, &f), show, export)
 	c.AddCommand(newEKOrders(s, &f)...)
+	c.AddCommand(newEKRotate(s, &f))
 	return c
 }
 

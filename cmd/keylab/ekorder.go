@@ -23,6 +23,9 @@ func newEKOrders(s streams, f *labFlag) []*cobra.Command {
 			if err != nil {
 				return explain(l, err)
 			}
+			if done.Hint != "" {
+				done.Text += "; " + done.Hint
+			}
 			fmt.Fprintf(s.err, "%s: %s.\n", args[0], done.Text)
 			if done.Refused != "" {
 				return quietError{exitFailed}

@@ -52,6 +52,7 @@ func (o EKOrder) AboutNodes() bool {
 // EKDone is what came of an EKOrder.
 type EKDone struct {
 	Text        string   `json:"text"`                  // what was done, for the user
+	Hint        string   `json:"hint,omitempty"`        // what the user should know or do then
 	CA          string   `json:"ca,omitempty"`          // that it was about
 	Serial      string   `json:"serial,omitempty"`      // of the certificate that was made or revoked, hexadecimal
 	Certificate []byte   `json:"certificate,omitempty"` // that was made, DER

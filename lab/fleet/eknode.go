@@ -106,7 +106,7 @@ func issue[N any](ctx context.Context, l EKLab, m Endorsements[N], n N, o contro
 		done.Text += what
 	}
 	if !o.Restart {
-		done.Text += fmt.Sprintf("; its agent shows the old one until `keylab node enrol %s` has it registered anew", o.Node)
+		done.Hint = fmt.Sprintf("its agent shows the old one until `keylab node enrol %s` has it registered anew", o.Node)
 		return done, nil
 	}
 	if err := m.RestartAgent(ctx, n); err != nil {
@@ -115,7 +115,8 @@ func issue[N any](ctx context.Context, l EKLab, m Endorsements[N], n N, o contro
 			return control.EKDone{}, err
 		}
 		done.Refused = refusal(err)
-		done.Text += fmt.Sprintf("; its agent was started again, and could not register: %s; `keylab node enrol %s` has the registrar forget it first", done.Refused, o.Node)
+		done.Text += fmt.Sprintf("; its agent was started again, and could not register: %s", done.Refused)
+		done.Hint = fmt.Sprintf("`keylab node enrol %s` has the registrar forget it first", o.Node)
 		return done, nil
 	}
 	done.Text += "; its agent was started again, and has registered with it"
@@ -222,7 +223,8 @@ func revoke[N any](ctx context.Context, l EKLab, m Endorsements[N], n N, o contr
 		return control.EKDone{}, err
 	}
 	return control.EKDone{
-		Text: fmt.Sprintf("%s has revoked its certificate, serial %s, for %s, and its CRL says so; Keylime looks at no CRL", ca, serial(cert), word),
+		Text: fmt.Sprintf("%s has revoked its certificate, serial %s, for %s, and its CRL says so", ca, serial(cert), word),
+		Hint: "Keylime looks at no CRL",
 		CA:   ca, Serial: serial(cert),
 	}, nil
 }
