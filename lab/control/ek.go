@@ -74,6 +74,8 @@ type EKNode struct {
 	TrustedBy string `json:"trusted_by,omitempty"`
 	// Registered compares it with what the registrar holds of the agent.
 	Registered string `json:"registered,omitempty"`
+	// Accepted says that the tenant accepted the agent since the certificate was issued.
+	Accepted bool `json:"accepted"`
 	// Certificate is that in the TPM, DER.
 	Certificate []byte `json:"certificate,omitempty"`
 	Error       string `json:"error,omitempty"` // why the node could not be looked at

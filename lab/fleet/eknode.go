@@ -31,6 +31,8 @@ type Endorsements[N any] interface {
 	Planned(n N) plan.Node
 	// UUID is that of a node's agent.
 	UUID(n N) string
+	// Enrolment is what the tenant said last of a node.
+	Enrolment(n N) verify.Enrolment
 	// Endorsement reads EK and EK certificate out of a node's TPM.
 	Endorsement(ctx context.Context, n N) (verify.TPMIdentity, error)
 	// Endorse puts another certificate (DER) for the same EK into a node's TPM, or, without one, takes out that which is there.
@@ -286,6 +288,10 @@ func look[N any](ctx context.Context, l EKLab, m Endorsements[N], n N) (e contro
 		e.CA = ca.Name
 		if e.Standing, err = Standing(ca, cert); err != nil {
 			return e, err
+		}
+		if r, err := ca.Lookup(cert); err == nil {
+			said := m.Enrolment(n)
+			e.Accepted = said.Done && said.OK && !r.Issued.After(said.At)
 		}
 	}
 	file, err := ekca.CheckStore(l.Dir.CertStore(), cert)

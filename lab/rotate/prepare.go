@@ -29,9 +29,10 @@ type rotation struct {
 	old    []authority.CA
 	nodes  []*node
 
-	mu     sync.Mutex // of result and failed
+	mu     sync.Mutex // of what follows
 	result Result
-	failed map[string]bool // nodes that could not be brought over
+	failed map[string]bool      // nodes that could not be brought over
+	held   map[string][]Command // while several nodes are at it: commands by node
 }
 
 // node is one node, and what a rotation has to do with it.
@@ -41,8 +42,10 @@ type node struct {
 	// leave says why it gets no new certificate; "": it gets one. expel: it must not be trusted either.
 	leave string
 	expel bool
+	ca    string // whose key signed its certificate; "": it has none, or could not be asked
+	valid bool   // that CA's record holds it, and it is not revoked
 	// onTarget: its certificate is one of the target that the target's record holds. registered: the registrar holds that certificate. attested: the
-	// verifier is content with it.
+	// tenant accepted the node with it, and the verifier is content.
 	onTarget, registered, attested bool
 }
 
@@ -71,7 +74,10 @@ func prepare(ctx context.Context, l Lab, o Options) (*rotation, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.choose(set, cas, survey.Nodes); err != nil {
+	for _, e := range survey.Nodes {
+		r.nodes = append(r.nodes, r.look(e, status))
+	}
+	if err := r.choose(set, cas); err != nil {
 		return nil, err
 	}
 	for _, ca := range cas {
@@ -79,8 +85,8 @@ func prepare(ctx context.Context, l Lab, o Options) (*rotation, error) {
 			r.old = append(r.old, ca)
 		}
 	}
-	for _, e := range survey.Nodes {
-		r.nodes = append(r.nodes, r.look(e, status))
+	for _, n := range r.nodes {
+		n.onTarget = n.ca == r.target.Name && n.valid
 	}
 	r.book = newRunbook(r.plan, cas[0], r.target.Name, o.Algorithm, r.pending())
 	r.result = Result{
@@ -88,7 +94,7 @@ func prepare(ctx context.Context, l Lab, o Options) (*rotation, error) {
 		From: []string{}, Commands: []Command{}, Refused: []Refusal{}, LeftOut: []LeftOut{},
 	}
 	for _, ca := range r.old {
-		if ca.Active || ca.Trusted() || slices.ContainsFunc(survey.Nodes, func(e control.EKNode) bool { return e.CA == ca.Name }) {
+		if ca.Active || ca.Trusted() || slices.ContainsFunc(r.nodes, func(n *node) bool { return n.ca == ca.Name }) {
 			r.result.From = append(r.result.From, ca.Name)
 		}
 	}
@@ -101,10 +107,10 @@ func prepare(ctx context.Context, l Lab, o Options) (*rotation, error) {
 }
 
 // choose decides which CA the rotation goes to.
-func (r *rotation) choose(set *authority.Set, cas []authority.CA, nodes []control.EKNode) error {
+func (r *rotation) choose(set *authority.Set, cas []authority.CA) error {
 	name := r.options.To
 	if name == "" {
-		name = unfinished(cas, nodes)
+		name = unfinished(cas, r.nodes)
 	}
 	if name == "" {
 		name = unused(cas)
@@ -128,21 +134,20 @@ func (r *rotation) choose(set *authority.Set, cas []authority.CA, nodes []contro
 	return nil
 }
 
-// unfinished is the active CA where a rotation to it is not over: one that was retired for it is still trusted, or has certificates in TPMs.
-func unfinished(cas []authority.CA, nodes []control.EKNode) string {
-	active, pending := "", false
-	retired := map[string]bool{}
+// unfinished is the active CA where a rotation to it is not over: one that was retired for it is still trusted, or a node has not come over.
+func unfinished(cas []authority.CA, nodes []*node) string {
+	active, rotated, pending := "", false, false
 	for _, ca := range cas {
 		if ca.Active && !ca.Leaked {
 			active = ca.Name
 		}
-		retired[ca.Name] = ca.Retired
+		rotated = rotated || ca.Retired
 		pending = pending || ca.Retired && ca.Trusted()
 	}
 	for _, n := range nodes {
-		pending = pending || retired[n.CA] || n.Registered == control.EKAnother || n.Registered == control.EKUnknown
+		pending = pending || n.leave == "" && (n.ca != active || !n.registered)
 	}
-	if !pending || active == authority.First {
+	if !rotated || !pending {
 		return ""
 	}
 	return active
@@ -164,10 +169,10 @@ func (r *rotation) look(e control.EKNode, status control.Status) *node {
 	n.plan, _ = r.plan.Node(e.Node)
 	for _, s := range status.Nodes {
 		if s.Name == e.Node {
-			n.uuid, n.attested = s.UUID, s.State == fleet.StateAttested
+			n.uuid, n.attested = s.UUID, e.Accepted && s.State == fleet.StateAttested
 		}
 	}
-	n.onTarget = e.CA == r.target.Name && e.Standing == control.EKValid
+	n.ca, n.valid = e.CA, e.Standing == control.EKValid
 	n.registered = e.Registered == control.EKSame
 	why, meant := n.plan.RefusedOnPurpose(r.plan.Keylime.RequireEKCert)
 	switch {

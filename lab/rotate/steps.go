@@ -95,17 +95,40 @@ func (r *rotation) hasFailed(n *node) bool {
 	return r.failed[n.name]
 }
 
-// each does something with several nodes at once. Only the end of ctx stops it.
+// each does something with several nodes at once. Only the end of ctx stops it. The runbook has the nodes in their own order: what one writes into a file,
+// another may use.
 func (r *rotation) each(ctx context.Context, nodes []*node, do func(context.Context, *node) error) error {
 	var g errgroup.Group
 	g.SetLimit(r.parallel())
 	if r.options.DryRun {
 		g.SetLimit(1)
 	}
+	r.held = map[string][]Command{}
 	for _, n := range nodes {
 		g.Go(func() error { return do(ctx, n) })
 	}
-	return g.Wait()
+	err := g.Wait()
+	held := r.held
+	r.held = nil
+	for _, n := range nodes {
+		for _, c := range held[n.name] {
+			r.note(c)
+		}
+	}
+	return err
+}
+
+// note adds a command to the runbook. The caller holds mu, or nobody else is at work.
+func (r *rotation) note(c Command) {
+	if r.held != nil {
+		r.held[c.Node] = append(r.held[c.Node], c)
+		return
+	}
+	c.Number = len(r.result.Commands) + 1
+	r.result.Commands = append(r.result.Commands, c)
+	if r.options.OnCommand != nil {
+		r.options.OnCommand(c)
+	}
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -156,9 +179,12 @@ func (r *rotation) distrustOld(ctx context.Context) error {
 func (r *rotation) lookWhoIsTrusted(ctx context.Context) error {
 	limit := 10*time.Duration(r.plan.Keylime.QuoteInterval) + 5*time.Second
 	return r.do(ctx, r.book.look(), func(ctx context.Context) (string, error) {
-		ctx, cancel := context.WithTimeout(ctx, limit)
+		wait, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
-		r.result.StillTrusted = r.watch.attestedAgain(ctx)
+		r.result.StillTrusted = r.watch.attestedAgain(wait)
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
 		if len(r.result.StillTrusted) == 0 {
 			return "the verifier attested no node again", nil
 		}
@@ -296,11 +322,7 @@ func (r *rotation) do(ctx context.Context, c Command, do func(context.Context) (
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c.Number = len(r.result.Commands) + 1
-	r.result.Commands = append(r.result.Commands, c)
-	if r.options.OnCommand != nil {
-		r.options.OnCommand(c)
-	}
+	r.note(c)
 	if err != nil && c.Node == "" {
 		return fmt.Errorf("%s: %w", c.What, err)
 	}
