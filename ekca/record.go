@@ -179,7 +179,7 @@ func (ca *CA) Lookup(cert *x509.Certificate) (Record, error) {
 func (ca *CA) lookupSerial(serial *big.Int) (Record, error) {
 	r, err := ca.readRecord(ca.recordPath(serial, ".json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return Record{}, fmt.Errorf("look up EK certificate %s: %w: %w", serialName(serial), ErrNotIssued, err)
+		return Record{}, fmt.Errorf("look up EK certificate %s: %w of %s", serialName(serial), ErrNotIssued, ca.Issuer().Subject.CommonName)
 	} else if err != nil {
 		return Record{}, fmt.Errorf("look up EK certificate %s: %w", serialName(serial), err)
 	}

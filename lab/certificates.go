@@ -9,30 +9,39 @@ import (
 	"os"
 
 	"keylab.dev/keylab/ekca"
+	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/report"
 )
 
-// Certificates are all that the lab's EK CAs have issued, those of the CAs themselves first. It reads the lab's folder, and needs no running lab.
+// Certificates are all that the lab's EK CAs have issued, those of each CA itself first. It reads the lab's folder, and needs no running lab.
 func (l *Lab) Certificates() ([]report.Certificate, error) {
+	set, err := l.EKCAs()
+	if err != nil {
+		return nil, err
+	}
+	list, err := set.List()
+	if err != nil {
+		return nil, err
+	}
+	stranger, err := set.Get(authority.Stranger)
+	switch {
+	case err == nil:
+		list = append(list, stranger)
+	case !errors.Is(err, authority.ErrUnknown) && !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
 	var out []report.Certificate
-	for _, c := range []struct{ name, dir string }{{"lab", l.dir.EKCA()}, {"stranger", l.dir.StrangerCA()}} {
-		ca, err := ekca.Open(c.dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+	for _, ca := range list {
+		certificates, err := certificatesOf(ca)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("EK CA %s: %w", ca.Name, err)
 		}
-		list, err := certificatesOf(c.name, ca)
-		if err != nil {
-			return nil, fmt.Errorf("EK CA %s: %w", c.name, err)
-		}
-		out = append(out, list...)
+		out = append(out, certificates...)
 	}
 	return out, nil
 }
 
-func certificatesOf(name string, ca *ekca.CA) ([]report.Certificate, error) {
+func certificatesOf(ca authority.CA) ([]report.Certificate, error) {
 	var out []report.Certificate
 	chain := ca.Chain()
 	for i := len(chain) - 1; i >= 0; i-- {
@@ -42,8 +51,8 @@ func certificatesOf(name string, ca *ekca.CA) ([]report.Certificate, error) {
 			kind = "root"
 		}
 		out = append(out, report.Certificate{
-			Subject: c.Subject.CommonName, Kind: kind, CA: name, Issuer: c.Issuer.CommonName, Serial: fmt.Sprintf("%X", c.SerialNumber),
-			SHA256: ekca.Fingerprint(c), Issued: c.NotBefore, NotBefore: c.NotBefore, NotAfter: c.NotAfter,
+			Subject: c.Subject.CommonName, Kind: kind, CA: ca.Name, Issuer: c.Issuer.CommonName, Serial: fmt.Sprintf("%X", c.SerialNumber),
+			SHA256: ekca.Fingerprint(c), Issued: c.NotBefore, NotBefore: c.NotBefore, NotAfter: c.NotAfter, Trusted: inStore(ca.Level, i, len(chain)), Note: standing(ca),
 		})
 	}
 	records, err := ca.Issued()
@@ -52,7 +61,7 @@ func certificatesOf(name string, ca *ekca.CA) ([]report.Certificate, error) {
 	}
 	for _, r := range records {
 		cert := report.Certificate{
-			Subject: r.Label, Kind: "EK", CA: name, Issuer: ca.Issuer().Subject.CommonName, Serial: fmt.Sprintf("%X", r.Serial),
+			Subject: r.Label, Kind: "EK", CA: ca.Name, Issuer: ca.Issuer().Subject.CommonName, Serial: fmt.Sprintf("%X", r.Serial),
 			Issued: r.Issued, NotBefore: r.NotBefore, NotAfter: r.NotAfter, Revoked: r.RevokedAt,
 		}
 		data, err := os.ReadFile(r.File)
@@ -65,6 +74,30 @@ func certificatesOf(name string, ca *ekca.CA) ([]report.Certificate, error) {
 		out = append(out, cert)
 	}
 	return out, nil
+}
+
+// inStore tells whether the certificate at a level of the chain, from 0 for the issuing one, is in the tpm_cert_store.
+func inStore(l authority.Level, i, levels int) bool {
+	switch l {
+	case authority.All:
+		return true
+	case authority.Issuer:
+		return i == 0
+	case authority.Root:
+		return i == levels-1
+	}
+	return false
+}
+
+// standing says what is special about a CA.
+func standing(ca authority.CA) string {
+	switch {
+	case ca.Leaked:
+		return "its key has leaked"
+	case ca.Retired:
+		return "retired"
+	}
+	return ""
 }
 
 // fingerprintPEM is the SHA-256 of the first certificate in a PEM file.

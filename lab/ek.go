@@ -16,15 +16,15 @@ import (
 
 // EKCAs are the lab's EK CAs, whether it runs or not. They are read from its folder.
 func (l *Lab) EKCAs() (*authority.Set, error) {
-	p, err := l.lastPlan()
+	p, err := l.Planned()
 	if err != nil {
 		return nil, err
 	}
 	return authority.Open(l.dir, p.EKCA), nil
 }
 
-// lastPlan is the plan that was carried out last; an empty one when there is none.
-func (l *Lab) lastPlan() (plan.Plan, error) {
+// Planned is the plan that was carried out last, with which the lab runs if it does; an empty one when there is none.
+func (l *Lab) Planned() (plan.Plan, error) {
 	var p plan.Plan
 	data, err := os.ReadFile(l.dir.Plan())
 	if errors.Is(err, fs.ErrNotExist) {

@@ -17,19 +17,22 @@ func newNode(s streams) *cobra.Command {
 		Short: "Stop, start, reboot or crash a node of a running lab, replace its TPM, or have it trusted again",
 		Long: `Does to one node of a running lab what its operator, or fate, could:
 
-  stop         shut it down: agent and TPM end in order, and nobody answers for it
-  start        start it again; its agent registers with the same keys
-  reboot       stop and start; PCRs are reset, the TPM's reset count grows and its clock goes on
-  crash        cut its power and start it: the TPM's clock goes back to what it last saved
-  replace-tpm  put another TPM into it, with an EK certificate of the lab's CA; the old one is destroyed
+  stop           shut it down: agent and TPM end in order, and nobody answers for it
+  start          start it again; its agent registers with the same keys
+  reboot         stop and start; PCRs are reset, the TPM's reset count grows and its clock goes on
+  crash          cut its power and start it: the TPM's clock goes back to what it last saved
+  replace-tpm    put another TPM into it, with an EK certificate of the lab's active CA; the old one is destroyed
+  restart-agent  start its agent again, which then registers
 
 and what an operator of Keylime does about it:
 
-  reactivate   have the verifier ask a node again that it had given up
-  enrol        have the verifier forget the node, and the tenant enrol it anew; its payload, if there is one, is delivered again
+  reactivate     have the verifier ask a node again that it had given up
+  forget         have verifier and registrar forget the node
+  enrol          have the verifier forget the node, and the tenant enrol it anew; its payload, if there is one, is delivered again. Where the registrar
+                 knows the node with another EK certificate than its TPM has now, or not at all, the agent is forgotten there, started again and registered
 
 The TPM and the agent keep their keys over all but replace-tpm; a payload goes with the machine's memory. keylab returns when it is done:
-after start when the agent is registered and reachable, after reactivate and enrol when the verifier had a good quote.`,
+after start and restart-agent when the agent is registered and reachable, after reactivate and enrol when the verifier had a good quote.`,
 		Example: `  keylab node reboot node-1
   keylab node replace-tpm node-2 && keylab node enrol node-2`,
 		ValidArgs: control.Actions,

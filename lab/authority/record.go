@@ -48,6 +48,12 @@ func (s *Set) read() (record, error) {
 	return r, nil
 }
 
+// Changed tells whether anything was ever done to the lab's CAs.
+func (s *Set) Changed() bool {
+	_, err := os.Stat(s.recordFile())
+	return err == nil
+}
+
 // change changes the record, while nobody else does. Nothing is kept when do fails.
 func (s *Set) change(do func(*record) error) error {
 	if err := os.MkdirAll(s.dir.EKCAs(), 0o700); err != nil {

@@ -52,6 +52,7 @@ func (o EKOrder) AboutNodes() bool {
 // EKDone is what came of an EKOrder.
 type EKDone struct {
 	Text        string   `json:"text"`                  // what was done, for the user
+	Hint        string   `json:"hint,omitempty"`        // what the user should know or do then
 	CA          string   `json:"ca,omitempty"`          // that it was about
 	Serial      string   `json:"serial,omitempty"`      // of the certificate that was made or revoked, hexadecimal
 	Certificate []byte   `json:"certificate,omitempty"` // that was made, DER
@@ -73,6 +74,8 @@ type EKNode struct {
 	TrustedBy string `json:"trusted_by,omitempty"`
 	// Registered compares it with what the registrar holds of the agent.
 	Registered string `json:"registered,omitempty"`
+	// Accepted says that the tenant accepted the agent since the certificate was issued.
+	Accepted bool `json:"accepted"`
 	// Certificate is that in the TPM, DER.
 	Certificate []byte `json:"certificate,omitempty"`
 	Error       string `json:"error,omitempty"` // why the node could not be looked at

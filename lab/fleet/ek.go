@@ -37,7 +37,7 @@ func orderCA(dir state.Dir, set *authority.Set, o control.EKOrder) (control.EKDo
 			return control.EKDone{}, err
 		}
 		return control.EKDone{
-			Text:   fmt.Sprintf("it is there: %s; nobody trusts it yet", subjects(ca)),
+			Text: fmt.Sprintf("it is there: %s", subjects(ca)), Hint: "nobody trusts it yet",
 			Serial: serial(ca.Issuer()), Certificate: ca.Issuer().Raw,
 		}, nil
 	case control.EKTrust:
@@ -85,11 +85,11 @@ func distrust(dir state.Dir, set *authority.Set, name string) (control.EKDone, e
 	if err != nil {
 		return control.EKDone{}, err
 	}
-	text := "the tpm_cert_store has nothing of it any more; agents that were added stay trusted, for the tenant looks at it only when it adds one"
+	text := "the tpm_cert_store has nothing of it any more"
 	if len(left) > 0 {
 		text = fmt.Sprintf("what keylab had put into the tpm_cert_store is gone, but %s there, which somebody else put there, has its key", strings.Join(left, " and "))
 	}
-	return control.EKDone{Text: text, Files: left}, nil
+	return control.EKDone{Text: text, Hint: "agents that were added stay trusted, for the tenant looks at the store only when it adds one", Files: left}, nil
 }
 
 // leak does what a thief of the CA's key would: he certifies an EK of his own, and no record tells of it.

@@ -31,6 +31,8 @@ type Endorsements[N any] interface {
 	Planned(n N) plan.Node
 	// UUID is that of a node's agent.
 	UUID(n N) string
+	// Enrolment is what the tenant said last of a node.
+	Enrolment(n N) verify.Enrolment
 	// Endorsement reads EK and EK certificate out of a node's TPM.
 	Endorsement(ctx context.Context, n N) (verify.TPMIdentity, error)
 	// Endorse puts another certificate (DER) for the same EK into a node's TPM, or, without one, takes out that which is there.
@@ -106,7 +108,7 @@ func issue[N any](ctx context.Context, l EKLab, m Endorsements[N], n N, o contro
 		done.Text += what
 	}
 	if !o.Restart {
-		done.Text += "; its agent shows the old one until it is started again"
+		done.Hint = fmt.Sprintf("its agent shows the old one until `keylab node enrol %s` has it registered anew", o.Node)
 		return done, nil
 	}
 	if err := m.RestartAgent(ctx, n); err != nil {
@@ -115,7 +117,8 @@ func issue[N any](ctx context.Context, l EKLab, m Endorsements[N], n N, o contro
 			return control.EKDone{}, err
 		}
 		done.Refused = refusal(err)
-		done.Text += fmt.Sprintf("; its agent was started again, and could not register: %s; `keylab node enrol %s` has the registrar forget it first", done.Refused, o.Node)
+		done.Text += fmt.Sprintf("; its agent was started again, and could not register: %s", done.Refused)
+		done.Hint = fmt.Sprintf("`keylab node enrol %s` has the registrar forget it first", o.Node)
 		return done, nil
 	}
 	done.Text += "; its agent was started again, and has registered with it"
@@ -222,7 +225,8 @@ func revoke[N any](ctx context.Context, l EKLab, m Endorsements[N], n N, o contr
 		return control.EKDone{}, err
 	}
 	return control.EKDone{
-		Text: fmt.Sprintf("%s has revoked its certificate, serial %s, for %s, and its CRL says so; Keylime looks at no CRL, and goes on trusting the node", ca, serial(cert), word),
+		Text: fmt.Sprintf("%s has revoked its certificate, serial %s, for %s, and its CRL says so", ca, serial(cert), word),
+		Hint: "Keylime looks at no CRL",
 		CA:   ca, Serial: serial(cert),
 	}, nil
 }
@@ -285,6 +289,10 @@ func look[N any](ctx context.Context, l EKLab, m Endorsements[N], n N) (e contro
 		if e.Standing, err = Standing(ca, cert); err != nil {
 			return e, err
 		}
+		if r, err := ca.Lookup(cert); err == nil {
+			said := m.Enrolment(n)
+			e.Accepted = said.Done && said.OK && !r.Issued.After(said.At)
+		}
 	}
 	file, err := ekca.CheckStore(l.Dir.CertStore(), cert)
 	if errors.Is(err, ekca.ErrNotInStore) {
@@ -292,6 +300,21 @@ func look[N any](ctx context.Context, l EKLab, m Endorsements[N], n N) (e contro
 	}
 	e.TrustedBy = filepath.Base(file)
 	return e, err
+}
+
+// refusedByOrder says for which order about EK CAs or EK certificates the tenant must refuse a node; empty when for none.
+func refusedByOrder(l EKLab, n plan.Node, certificate []byte) string {
+	if without, err := WithoutEK(l.Dir, n); err == nil && without && !n.EK.Absent {
+		return "its EK certificate was taken out of its TPM (ek issue --absent)"
+	}
+	cert, err := x509.ParseCertificate(certificate)
+	if err != nil || !l.Authorities.Changed() {
+		return ""
+	}
+	if _, err := ekca.CheckStore(l.Dir.CertStore(), cert); errors.Is(err, ekca.ErrNotInStore) {
+		return "the tpm_cert_store has not, or has no more, what would vouch for its EK certificate (ek trust, ek distrust)"
+	}
+	return ""
 }
 
 // Standing is what a CA's record and the dates say of a certificate that its key signed.

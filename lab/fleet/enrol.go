@@ -34,6 +34,20 @@ func CheckEnrolment(n plan.Node, uuid string, e verify.Enrolment, requireEKCert 
 	return fmt.Errorf("the tenant refused %s (%s): %s", n.Name, uuid, e.Message)
 }
 
+// CheckFirstEnrolment is CheckEnrolment for `up`, which a lab survives whose nodes are refused for what was done to its EK CAs and EK certificates: else it
+// could never be mended.
+func CheckFirstEnrolment(n plan.Node, uuid string, e verify.Enrolment, l EKLab, certificate []byte, requireEKCert bool, note func(text string)) error {
+	err := CheckEnrolment(n, uuid, e, requireEKCert, note)
+	if err == nil || !requireEKCert {
+		return err
+	}
+	if why := refusedByOrder(l, n, certificate); why != "" {
+		note(fmt.Sprintf("refused by the tenant: %s. Keylime says: %s", why, e.Message))
+		return nil
+	}
+	return err
+}
+
 // AwaitAttested waits for the verifier's first successful attestation of a node.
 func AwaitAttested(ctx context.Context, verifier *keylime.VerifierClient, node, uuid string) error {
 	tick := time.NewTicker(100 * time.Millisecond)

@@ -35,6 +35,8 @@ func (m machines) Planned(n plan.Node) plan.Node { return n }
 
 func (m machines) UUID(n plan.Node) string { return m.l.node(n.Name).UUID }
 
+func (m machines) Enrolment(n plan.Node) verify.Enrolment { return m.l.node(n.Name).Enrolled }
+
 func (m machines) Endorsement(ctx context.Context, n plan.Node) (verify.TPMIdentity, error) {
 	id, err := m.l.tpm(n.Name).Identity(ctx)
 	if err != nil {

@@ -247,7 +247,8 @@ func (u *up) enrol(n plan.Node) func(context.Context) error {
 		if err := u.learnNode(n.Name, func(f *nodeFacts) { f.Enrolled = e }); err != nil {
 			return err
 		}
-		return fleet.CheckEnrolment(n, uuid, e, u.planned.Keylime.RequireEKCert, func(text string) { u.note(step, text) })
+		l := fleet.EKLab{Dir: u.dir, Authorities: u.authorities()}
+		return fleet.CheckFirstEnrolment(n, uuid, e, l, u.node(n.Name).EKCertificate, u.planned.Keylime.RequireEKCert, func(text string) { u.note(step, text) })
 	}
 }
 

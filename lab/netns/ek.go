@@ -40,6 +40,12 @@ func (m machines) UUID(n *node) string {
 	return uuid
 }
 
+func (m machines) Enrolment(n *node) verify.Enrolment {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.enrolled
+}
+
 func (m machines) Endorsement(ctx context.Context, n *node) (verify.TPMIdentity, error) {
 	return n.readTPM(ctx)
 }

@@ -123,10 +123,14 @@ func (m machines) RestartAgent(ctx context.Context, n *node) error {
 	if err := n.stopAgent(ctx); err != nil {
 		return err
 	}
-	if err := n.startAgent(ctx); err != nil {
-		return errors.Join(err, n.stopAgent(context.WithoutCancel(ctx)))
+	err := n.startAgent(ctx)
+	if err == nil {
+		return nil
 	}
-	return nil
+	n.mu.Lock()
+	n.unregistered = err
+	n.mu.Unlock()
+	return errors.Join(err, n.stopAgent(context.WithoutCancel(ctx)))
 }
 
 func (m machines) Stale(ctx context.Context, n *node) (bool, error) {

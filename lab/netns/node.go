@@ -65,9 +65,10 @@ type node struct {
 	secure      bool      // its tmpfs is mounted
 	off         bool      // the machine is switched off
 	// forgotten: registrar and verifier were told to forget it, and its agent has not registered since.
-	forgotten bool
-	impaired  netlab.Impairment // of its cable
-	former    []string          // UUIDs of TPMs that were replaced, which the verifier may still know
+	forgotten    bool
+	unregistered error             // why its agent, which was started again, could not register and was ended
+	impaired     netlab.Impairment // of its cable
+	former       []string          // UUIDs of TPMs that were replaced, which the verifier may still know
 
 	acting sync.Mutex // one action at a time
 }
@@ -191,7 +192,7 @@ func (n *node) startAgent(ctx context.Context) error {
 		return err
 	}
 	n.mu.Lock()
-	n.forgotten = false
+	n.forgotten, n.unregistered = false, nil
 	n.mu.Unlock()
 	return nil
 }
@@ -237,28 +238,49 @@ func (n *node) stopTPM(ctx context.Context) error {
 
 // enrol has the tenant hand the agent to the verifier. A refusal that the specification asked for is noted, not an error.
 func (n *node) enrol(ctx context.Context) error {
-	if err := n.awaitClock(ctx); err != nil {
-		return err
-	}
-	request, err := n.request()
+	result, err := n.askTenant(ctx)
 	if err != nil {
 		return err
 	}
+	return fleet.CheckEnrolment(n.Node, n.uuid, result, n.s.plan.Keylime.RequireEKCert, n.noteEnrol)
+}
+
+// enrolFirst is enrol while the lab is brought up.
+func (n *node) enrolFirst(ctx context.Context) error {
+	result, err := n.askTenant(ctx)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	certificate := n.identity.Certificate
+	n.mu.Unlock()
+	l := fleet.EKLab{Dir: n.s.dir, Authorities: n.s.cas}
+	return fleet.CheckFirstEnrolment(n.Node, n.uuid, result, l, certificate, n.s.plan.Keylime.RequireEKCert, n.noteEnrol)
+}
+
+func (n *node) noteEnrol(text string) { n.s.journal.note(plan.NodeStep(plan.StepEnrol, n.Name), text) }
+
+func (n *node) askTenant(ctx context.Context) (verify.Enrolment, error) {
 	var result verify.Enrolment
+	if err := n.awaitClock(ctx); err != nil {
+		return result, err
+	}
+	request, err := n.request()
+	if err != nil {
+		return result, err
+	}
 	if k := n.s.plan.Keylime; k.Push() {
 		result, err = fleet.EnrolPush(ctx, n.s.registrar, n.s.dir.CertStore(), k.RequireEKCert, n.s.tenant, n.s.tenantLog, request)
 	} else {
 		result, err = fleet.Enrol(ctx, n.s.tenant, n.s.tenantLog, request)
 	}
 	if err != nil {
-		return err
+		return result, err
 	}
 	n.mu.Lock()
 	n.enrolled = result
 	n.mu.Unlock()
-	return fleet.CheckEnrolment(n.Node, n.uuid, result, n.s.plan.Keylime.RequireEKCert, func(text string) {
-		n.s.journal.note(plan.NodeStep(plan.StepEnrol, n.Name), text)
-	})
+	return result, nil
 }
 
 // awaitClock waits until the TPM's clock is safe: after a power cut, as when the lab was killed, Keylime would not trust it yet.
@@ -271,7 +293,7 @@ func (n *node) awaitClock(ctx context.Context) error {
 	}
 	waited, err := tpm.AwaitSafeClock(ctx)
 	if err == nil && waited > time.Second {
-		n.s.journal.note(plan.NodeStep(plan.StepEnrol, n.Name), fmt.Sprintf("waited %.1f s until the TPM's clock was safe again: the TPM had lost its power", waited.Seconds()))
+		n.noteEnrol(fmt.Sprintf("waited %.1f s until the TPM's clock was safe again: the TPM had lost its power", waited.Seconds()))
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"fmt"
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
@@ -98,6 +99,9 @@ func (n *node) faultLocked() *fleet.Fault {
 	}
 	if n.agent != nil {
 		if err := n.agent.ended(); err != nil {
+			if n.unregistered != nil {
+				err = fmt.Errorf("it could not register: %w", n.unregistered)
+			}
 			return &fleet.Fault{State: fleet.StateAgentDead, Detail: err.Error()}
 		}
 	}

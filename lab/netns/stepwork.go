@@ -31,7 +31,7 @@ func (s *supervisor) steps() []steps.Step {
 	for _, n := range s.nodes {
 		works[plan.NodeStep(plan.StepTPM, n.Name)] = work{limited(s.crypto, n.startTPM), n.stopTPM}
 		works[plan.NodeStep(plan.StepAgent, n.Name)] = work{limited(s.crypto, n.startAgent), n.stopAgent}
-		works[plan.NodeStep(plan.StepEnrol, n.Name)] = work{n.enrol, nil}
+		works[plan.NodeStep(plan.StepEnrol, n.Name)] = work{n.enrolFirst, nil}
 		works[plan.NodeStep(plan.StepAttest, n.Name)] = work{n.awaitAttested, nil}
 	}
 	var list []steps.Step

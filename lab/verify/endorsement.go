@@ -136,6 +136,9 @@ func (v *verification) tenantAccepted(_ context.Context, n Node) (string, error)
 	if err != nil {
 		return "", err
 	}
+	if len(record.EKCert) == 0 {
+		return "", errors.New("the registrar holds no EK certificate for this agent")
+	}
 	cert, err := x509.ParseCertificate(record.EKCert)
 	if err != nil {
 		return "", fmt.Errorf("parse the EK certificate: %w", err)
@@ -143,6 +146,12 @@ func (v *verification) tenantAccepted(_ context.Context, n Node) (string, error)
 	file, err := ekca.CheckStore(v.target.CertStore(), cert)
 	if err != nil {
 		return "", fmt.Errorf("no CA in the tenant's tpm_cert_store issued the EK certificate: %w", err)
+	}
+	if ca, err := v.issuer(cert); err == nil {
+		// Before 7.14 the registrar takes another certificate of a known agent, and the tenant is not asked again.
+		if issued, err := ca.Lookup(cert); err == nil && issued.Issued.After(n.Enrolled.At) {
+			return "", fmt.Errorf("the tenant accepted this agent before its EK certificate was issued, with another one: `keylab node enrol %s` asks it again", n.Name)
+		}
 	}
 	by := ""
 	if n.Enrolled.EKCheckedBy != "" {

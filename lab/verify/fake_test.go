@@ -142,7 +142,7 @@ func (f *fake) newNode(t *testing.T, p plan.Node) Node {
 	}
 	f.agents[uuid] = map[string]any{"operational_state": int(keylime.GetQuote), "attestation_count": 1, "ip": hostname, "port": plan.IngressPort}
 	return Node{
-		Node: p, UUID: uuid, Hostname: hostname, Enrolled: Enrolment{Done: true, OK: true, EKChecked: true},
+		Node: p, UUID: uuid, Hostname: hostname, Enrolled: Enrolment{Done: true, OK: true, EKChecked: true, At: time.Now().Add(time.Hour)},
 		TPM:     func(context.Context) (TPMIdentity, error) { return id, nil },
 		Arrived: func() (uint64, error) { return 0, nil },
 		Served:  func(string) (int, error) { return 0, nil },

@@ -53,7 +53,7 @@ func (v *verification) issuedBy(active authority.CA, n Node) (string, error) {
 		return "", fmt.Errorf("the EK certificate that the registrar holds is by %s, not by the active CA %s", cert.Issuer.CommonName, active.Name)
 	}
 	if _, err := active.Lookup(cert); err != nil {
-		return "", fmt.Errorf("the key of the active CA %s signed the EK certificate, but its record does not hold it: %w", active.Name, err)
+		return "", fmt.Errorf("the key of the active CA %s signed the EK certificate, but it was not the CA that did: %w", active.Name, err)
 	}
 	return fmt.Sprintf("serial %X, issued by %s, the active CA", cert.SerialNumber, active.Name), nil
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"keylab.dev/keylab/ekca"
 	"keylab.dev/keylab/keylime"
@@ -104,6 +105,10 @@ func TestChecks(t *testing.T) {
 		{"the tenant was never asked", func(_ *testing.T, f *fake) { f.nodes[0].Enrolled = Enrolment{} }, []string{"tenant-accepted node-1"}, "never asked"},
 		{"the tenant refused", func(_ *testing.T, f *fake) { f.nodes[0].Enrolled = Enrolment{Done: true, Message: "nope"} }, []string{"tenant-accepted node-1"}, "nope"},
 		{"the tenant did not check", func(_ *testing.T, f *fake) { f.nodes[0].Enrolled.EKChecked = false }, []string{"tenant-accepted node-1"}, "does not report that it checked"},
+		{"another certificate since the tenant accepted", func(t *testing.T, f *fake) {
+			f.nodes[1].Enrolled.At = time.Now()
+			f.certify(t, 1, f.ca, "node-2", false)
+		}, []string{"tenant-accepted node-2"}, "before its EK certificate was issued"},
 		{"the tenant need not check", func(_ *testing.T, f *fake) { f.plan.Keylime.RequireEKCert = false }, []string{"tenant-accepted *"}, "requireEKCert is false"},
 		{"the CA is gone from the store", func(t *testing.T, f *fake) {
 			if err := os.RemoveAll(f.store); err != nil {
