@@ -2,10 +2,8 @@ package lab
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"time"
@@ -14,7 +12,6 @@ import (
 	"keylab.dev/keylab/lab/kind/roles"
 	"keylab.dev/keylab/lab/netns"
 	"keylab.dev/keylab/lab/netns/sandbox"
-	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/state"
 	"keylab.dev/keylab/report"
@@ -150,22 +147,6 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 // Stopped is the status of a lab that does not run.
 func (l *Lab) Stopped() Status {
 	return Status{Lab: l.dir.Lab, State: control.Stopped, Components: []control.Component{}, Nodes: []control.Node{}}
-}
-
-// Plan is the plan that was carried out last. ErrNotRunning when there is no such lab.
-func (l *Lab) Plan() (plan.Plan, error) {
-	data, err := os.ReadFile(l.dir.Plan())
-	if errors.Is(err, fs.ErrNotExist) {
-		return plan.Plan{}, ErrNotRunning
-	}
-	if err != nil {
-		return plan.Plan{}, fmt.Errorf("read the lab's plan: %w", err)
-	}
-	var p plan.Plan
-	if err := json.Unmarshal(data, &p); err != nil {
-		return plan.Plan{}, fmt.Errorf("read the lab's plan %s: %w", l.dir.Plan(), err)
-	}
-	return p, nil
 }
 
 // Verify has the lab prove its claims (package verify).

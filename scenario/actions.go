@@ -72,6 +72,7 @@ func init() {
 	for kind, a := range ekActions {
 		actions["ek-"+kind] = a.action(kind)
 	}
+	actions["ek-rotate"] = rotateAction
 	actions["exec"] = action{about: "run a program on a node; it must end with 0", minNodes: 1, maxNodes: many, program: true, do: func(ctx context.Context, r *runner, s Step) (string, error) {
 		return r.eachNode(s, func(node string) (string, error) { return r.mustExecute(ctx, node, s.Run) })
 	}}

@@ -1,10 +1,15 @@
 package scenario
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/rotate"
+	"keylab.dev/keylab/report"
 )
 
 // ekAction is an action that is an order about EK CAs or EK certificates.
@@ -48,6 +53,54 @@ func (e ekAction) action(kind string) action {
 		})
 	}
 	return a
+}
+
+// rotateAction is `keylab ek rotate`. That the rotation is not proved to be complete is an error.
+var rotateAction = action{
+	about: "bring the whole lab to another EK CA, as `keylab ek rotate` does: overlap, at-once or emergency", required: []string{"strategy"}, options: []string{"to", "algorithm"},
+	do: func(ctx context.Context, r *runner, s Step) (string, error) {
+		result, err := rotate.Run(ctx, r.lab, rotate.Options{Strategy: rotate.Strategy(s.With["strategy"]), To: s.With["to"], Algorithm: s.With["algorithm"]})
+		for _, c := range result.Commands {
+			r.runbook = append(r.runbook, fmt.Sprintf("# %d. %s: %s", c.Number, c.Where, c.What))
+			r.runbook = append(r.runbook, c.Run...)
+		}
+		if err != nil {
+			return "", err
+		}
+		if !result.Passed() {
+			return "", fmt.Errorf("the rotation to %s is not complete: %s", result.To, unproved(result))
+		}
+		return fmt.Sprintf("all nodes are on %s: %s, %s; %s", result.To, plural(len(result.Commands), "command"), plural(len(result.Refused), "refusal"), longestGap(result.Gaps)), nil
+	},
+}
+
+// unproved says what kept a rotation from being complete.
+func unproved(r rotate.Result) string {
+	var why []string
+	for _, c := range r.Proof.Checks {
+		if !c.Passed() {
+			why = append(why, c.Name()+" ("+c.Error+")")
+		}
+	}
+	for _, n := range r.LeftOut {
+		why = append(why, n.Node+" was left out: "+n.Why)
+	}
+	return strings.Join(why, "; ")
+}
+
+func longestGap(gaps []report.Gap) string {
+	if len(gaps) == 0 {
+		return "no node was attested"
+	}
+	g := slices.MaxFunc(gaps, func(a, b report.Gap) int { return cmp.Compare(a.Longest, b.Longest) })
+	return fmt.Sprintf("the longest time without a good attestation was %s, of %s", seconds(g.Longest), g.Node)
+}
+
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // order carries out one. That the registrar refuses the agent which has another certificate now is an error here.

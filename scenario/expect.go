@@ -58,9 +58,9 @@ func (w Condition) judgeNode(v view, node string, since time.Duration) (bool, st
 		times := v.attestations(node, since)
 		if len(times) < want {
 			_, now := (Condition{}).judgeState(v, report.EntryState, node, 0)
-			return false, fmt.Sprintf("has %d of %d good attestations since %s, and %s", len(times), want, seconds(since), now)
+			return false, fmt.Sprintf("has %d of %s since %s, and %s", len(times), plural(want, "good attestation"), seconds(since), now)
 		}
-		word = fmt.Sprintf("had %d good attestations from %s on", len(times), seconds(times[0]))
+		word = fmt.Sprintf("had %s from %s on", plural(len(times), "good attestation"), seconds(times[0]))
 		if w.State == "" && w.Detail == "" || w.State == fleet.StateAttested && w.Detail == "" {
 			return true, word
 		}

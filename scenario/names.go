@@ -157,7 +157,7 @@ func (w Condition) sentence() string {
 			text += " " + w.State
 		}
 		if w.Attestations > 0 {
-			text += fmt.Sprintf(", %d good attestations more", w.Attestations)
+			text += ", " + plural(w.Attestations, "good attestation") + " more"
 		}
 		return text + detail
 	case w.Component != "":

@@ -102,6 +102,7 @@ func play(ctx context.Context, s Scenario, o Options, h *history, run *report.Ru
 	}
 	run.Verdict, run.Error = r.steps(ctx)
 	run.Steps = append(run.Steps, r.finished...)
+	run.Runbook = r.runbook
 	run.Gaps = h.gaps(s.Nodes(), h.now())
 	return collect(ctx, l, h, run)
 }
@@ -219,7 +220,7 @@ func collect(ctx context.Context, l *lab.Lab, h *history, run *report.Run) error
 
 // draw has the report show the lab as it is at the end.
 func draw(l *lab.Lab, s control.Status, run *report.Run) error {
-	p, err := l.Plan()
+	p, err := l.Planned()
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,7 @@ type runner struct {
 	acted    span            // the last thing that was done
 	begun    map[string]span // steps by id
 	finished []report.Step
+	runbook  []string
 }
 
 // span is when a step began and ended.

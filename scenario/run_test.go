@@ -15,6 +15,7 @@ import (
 
 // fakeLab is a lab whose one node is attested, unless the fault is in it.
 type fakeLab struct {
+	Lab    // what no test needs
 	mu     sync.Mutex
 	broken bool
 	dud    bool // the fault does nothing

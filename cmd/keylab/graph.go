@@ -91,7 +91,10 @@ func (f *graphFlags) graph(ctx context.Context, s streams, args []string) (graph
 			return graph.Graph{}, explain(l, err)
 		}
 	}
-	p, err := l.Plan()
+	p, err := l.Planned()
+	if err == nil && p.Lab == "" {
+		err = lab.ErrNotRunning
+	}
 	if err != nil {
 		return graph.Graph{}, explain(l, err)
 	}

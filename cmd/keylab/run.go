@@ -235,6 +235,9 @@ func (f *runFlags) jobs(list []scenario.Scenario) ([]scenario.Job, error) {
 		}
 	}
 	if len(jobs) == 0 {
+		if why == nil {
+			return nil, usagef("the library has no scenario of %s", strings.Join(f.topics, ", "))
+		}
 		return nil, usageError{why}
 	}
 	return jobs, nil
