@@ -57,7 +57,10 @@ func (w Condition) judgeNode(v view, node string, since time.Duration) (bool, st
 	if want > 0 {
 		times := v.attestations(node, since)
 		if len(times) < want {
-			_, now := (Condition{}).judgeState(v, report.EntryState, node, 0)
+			now := "was not seen"
+			if seen := v.states(report.EntryState, node, 0); len(seen) > 0 {
+				now = seen[len(seen)-1].String()
+			}
 			return false, fmt.Sprintf("has %d of %s since %s, and %s", len(times), plural(want, "good attestation"), seconds(since), now)
 		}
 		word = fmt.Sprintf("had %s from %s on", plural(len(times), "good attestation"), seconds(times[0]))

@@ -47,7 +47,7 @@ func TestJudge(t *testing.T) {
 		"attestations":                  {Condition{Attestations: 4}, 0, true, "had 4 good attestations from 2.0 s on"},
 		"attestations since":            {Condition{Attestations: 3}, 2*s + 1, true, "had 3 good attestations from 3.0 s on"},
 		"too few attestations":          {Condition{Attestations: 4}, 2*s + 1, false, "has 3 of 4"},
-		"attested needs a new one":      {Condition{State: "attested"}, 5*s + 1, false, "has 0 of 1 good attestation"},
+		"attested needs a new one":      {Condition{State: "attested"}, 5*s + 1, false, "has 0 of 1 good attestation since 5.0 s, and was attested at 5.0 s"},
 		"attested has a new one":        {Condition{State: "attested"}, 5 * s, true, "had 1 good"},
 		"nothing seen since":            {Condition{State: "attested", Detail: "x"}, 7 * s, false, "has 0 of 1"},
 		"never seen so late":            {Condition{Detail: "x"}, 7 * s, false, "was not seen"},
