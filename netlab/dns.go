@@ -47,7 +47,7 @@ const (
 type Query struct {
 	Name string // lower case, without the final dot
 	Type string // A, AAAA, PTR, …
-	Code string // NOERROR, NXDOMAIN, REFUSED, …
+	Code string // NOERROR, NXDOMAIN, REFUSED, …; (no answer) while it fails in that way
 }
 
 // DNS is an authoritative name server (RFC 1034, section 4.3.2) for one zone.
@@ -59,9 +59,23 @@ type DNS struct {
 	mu      sync.Mutex
 	stop    func() bool // unhooks the caller's context
 	zone    zoneData
+	failure DNSFailure
 	counts  map[Query]uint64
 	closing bool
 }
+
+// DNSFailure is how a server fails on purpose.
+type DNSFailure string
+
+// The failures.
+const (
+	DNSWell     DNSFailure = ""         // not at all
+	DNSServfail DNSFailure = "servfail" // it answers every query with SERVFAIL (RFC 1035, section 4.1.1)
+	DNSNothing  DNSFailure = "nothing"  // it answers no query
+)
+
+// codeNoAnswer is the Code by which queries are counted that got no answer.
+const codeNoAnswer = "(no answer)"
 
 // zoneData is a Zone with its names in canonical form.
 type zoneData struct {
@@ -171,6 +185,19 @@ func (d *DNS) SetRecord(name string, a netip.Addr) error {
 	return nil
 }
 
+// SetFailure makes the server fail from now on, or answer again.
+func (d *DNS) SetFailure(f DNSFailure) error {
+	switch f {
+	case DNSWell, DNSServfail, DNSNothing:
+	default:
+		return fmt.Errorf("dns: a server can fail by %q and %q, not by %q", DNSServfail, DNSNothing, f)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failure = f
+	return nil
+}
+
 // Queries returns how often each name was asked for and with what result.
 func (d *DNS) Queries() map[Query]uint64 {
 	d.mu.Lock()
@@ -190,10 +217,9 @@ func (d *DNS) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 		reply.SetRcode(req, dns.RcodeFormatError)
 	default:
 		reply.SetReply(req)
-		d.mu.Lock()
-		d.zone.answer(reply, req.Question[0])
-		d.countLocked(req.Question[0], reply.Rcode)
-		d.mu.Unlock()
+		if !d.reply(reply, req.Question[0]) {
+			return
+		}
 	}
 	if opt := req.IsEdns0(); opt != nil {
 		reply.SetEdns0(dns.DefaultMsgSize, false) // RFC 6891, section 6.1.1: answer OPT with OPT
@@ -203,11 +229,28 @@ func (d *DNS) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 	}
 }
 
-func (d *DNS) countLocked(q dns.Question, code int) {
+// reply fills in the reply to one question, and counts it; it is false when there is to be none.
+func (d *DNS) reply(reply *dns.Msg, q dns.Question) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch d.failure {
+	case DNSNothing:
+		d.countLocked(q, codeNoAnswer)
+		return false
+	case DNSServfail:
+		reply.Rcode = dns.RcodeServerFailure
+	default:
+		d.zone.answer(reply, q)
+	}
+	d.countLocked(q, dns.RcodeToString[reply.Rcode])
+	return true
+}
+
+func (d *DNS) countLocked(q dns.Question, code string) {
 	key := Query{
 		Name: strings.TrimSuffix(dns.CanonicalName(q.Name), "."),
 		Type: dns.TypeToString[q.Qtype],
-		Code: dns.RcodeToString[code],
+		Code: code,
 	}
 	if _, known := d.counts[key]; !known && len(d.counts) >= maxCountedNames {
 		key.Name = otherNames

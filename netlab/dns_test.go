@@ -159,3 +159,41 @@ func TestResolvConf(t *testing.T) {
 		t.Error("a search line without domains")
 	}
 }
+
+func TestDNSFailsOnPurpose(t *testing.T) {
+	l, d := dnsLab(t, labZone())
+	const name = "registrar.lab.test."
+	if err := d.SetFailure(DNSServfail); err != nil {
+		t.Fatal(err)
+	}
+	if reply := exchange(t, l, name, dns.TypeA); reply.Rcode != dns.RcodeServerFailure || len(reply.Answer) != 0 {
+		t.Errorf("a server that fails answers %v", reply)
+	}
+	if err := d.SetFailure(DNSNothing); err != nil {
+		t.Fatal(err)
+	}
+	question, err := new(dns.Msg).SetQuestion(name, dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := ProbeUDP(testContext(t), l.Host("verifier"), netip.AddrPortFrom(dnsAddr, 53), question, silence); r.Outcome != OutcomeTimeout {
+		t.Errorf("a server that answers nothing: %v", r)
+	}
+	if err := d.SetFailure("sometimes"); err == nil {
+		t.Error("a failure that there is not was accepted")
+	}
+	if err := d.SetFailure(DNSWell); err != nil {
+		t.Fatal(err)
+	}
+	if reply := exchange(t, l, name, dns.TypeA); reply.Rcode != dns.RcodeSuccess || len(reply.Answer) != 1 {
+		t.Errorf("a server that is well again answers %v", reply)
+	}
+	want := map[Query]uint64{
+		{"registrar.lab.test", "A", "SERVFAIL"}:    1,
+		{"registrar.lab.test", "A", "(no answer)"}: 1,
+		{"registrar.lab.test", "A", "NOERROR"}:     1,
+	}
+	if got := d.Queries(); !maps.Equal(got, want) {
+		t.Errorf("the queries were counted as %v, want %v", got, want)
+	}
+}

@@ -46,6 +46,7 @@ thing to break, keylab says so.`,
 	}
 	f.add(c)
 	c.Flags().BoolVar(&fault.Clear, "clear", false, "mend it")
+	c.Flags().BoolVar(&fault.Leave, "leave", false, "with --clear: tell the verifier nothing, so that nodes which it gave up stay so")
 	c.Flags().StringVar(&fault.Component, "component", "", "which service it is about: registrar or verifier")
 	c.Flags().StringToStringVar(&fault.Options, "set", nil, "an option of the fault, as name=value")
 	_ = c.RegisterFlagCompletionFunc("component", func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -15,6 +15,8 @@ type Fault struct {
 	Component string            `json:"component,omitempty"` // registrar or verifier, where it is about a service
 	Options   map[string]string `json:"options,omitempty"`   // beside their defaults
 	Clear     bool              `json:"clear,omitempty"`
+	// Leave says, with Clear, that the verifier is not to be told anything: nodes that it has given up stay so.
+	Leave bool `json:"leave,omitempty"`
 }
 
 // FaultKind is what can be said of a kind of fault without a lab.
@@ -32,6 +34,7 @@ type FaultOption struct {
 	Name    string
 	Type    OptionType
 	Default string
+	Values  []string // of a choice
 	About   string
 }
 
@@ -42,6 +45,7 @@ type OptionType string
 const (
 	OptionDuration OptionType = "duration" // as Go has it: 200ms, 1.5s; not negative
 	OptionPercent  OptionType = "percent"  // 0 to 100, with or without the sign
+	OptionChoice   OptionType = "choice"   // one of its values
 )
 
 // Names of the kinds of fault.
@@ -59,6 +63,16 @@ const (
 	FaultServiceRestart = "service-restart"
 	FaultLatency        = "latency"
 	FaultLoss           = "loss"
+	FaultDNSFailure     = "dns-failure"
+	FaultUnknownName    = "unknown-name"
+	FaultIngressDown    = "ingress-down"
+	FaultIngressRestart = "ingress-restart"
+)
+
+// How a DNS server fails.
+const (
+	DNSServfail = "servfail" // it answers every question with SERVFAIL
+	DNSNothing  = "nothing"  // it answers no question
 )
 
 // services are the components that are a process of Keylime's.
@@ -69,6 +83,12 @@ var Faults = []FaultKind{
 	{Kind: FaultFlatNetwork, About: "join services and cluster network to one layer-2 segment"},
 	{Kind: FaultOpenRouter, About: "let the router forward everything"},
 	{Kind: FaultSwappedRoute, Nodes: 2, About: "lead the hostnames of two nodes to each other's agent"},
+	{Kind: FaultUnknownName, Nodes: 1, About: "let the ingress forget a node's hostname"},
+	{Kind: FaultIngressDown, About: "stop the ingress"},
+	{Kind: FaultIngressRestart, Momentary: true, About: "stop the ingress and start it again"},
+	{Kind: FaultDNSFailure, About: "let the services' DNS server fail", Options: []FaultOption{
+		{Name: "answer", Type: OptionChoice, Values: []string{DNSServfail, DNSNothing}, Default: DNSServfail, About: "servfail, or nothing at all"},
+	}},
 	{Kind: FaultPartition, Nodes: 1, About: "cut a node off from everything"},
 	{Kind: FaultLatency, Nodes: 1, About: "hold up all packets of a node, in each direction", Options: []FaultOption{
 		{Name: "delay", Type: OptionDuration, Default: "200ms", About: "by how much"},
@@ -128,12 +148,15 @@ func (f Fault) Check() error {
 		if !ok {
 			return fmt.Errorf("fault %s has no option %q; it has %s", f.Kind, name, kind.optionNames())
 		}
-		if err := o.Type.check(value); err != nil {
+		if err := o.check(value); err != nil {
 			return fmt.Errorf("fault %s: option %s: %w", f.Kind, name, err)
 		}
 	}
 	if f.Clear && kind.Momentary {
 		return fmt.Errorf("fault %s is over once it was inflicted: there is nothing to mend", f.Kind)
+	}
+	if f.Leave && !f.Clear {
+		return fmt.Errorf("fault %s: to leave the verifier alone is a way to mend: it needs clear", f.Kind)
 	}
 	return nil
 }
@@ -179,8 +202,12 @@ func (f Fault) Percent(name string) float64 {
 	return p
 }
 
-func (t OptionType) check(value string) error {
-	switch t {
+func (o FaultOption) check(value string) error {
+	switch o.Type {
+	case OptionChoice:
+		if !slices.Contains(o.Values, value) {
+			return fmt.Errorf("%q is none of %s", value, strings.Join(o.Values, ", "))
+		}
 	case OptionDuration:
 		d, err := time.ParseDuration(value)
 		if err != nil || d < 0 {

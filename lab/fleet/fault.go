@@ -15,6 +15,7 @@ type Breakage[N any] struct {
 	Inflict       func(context.Context, Case[N]) error
 	Mend          func(context.Context, Case[N]) error // nil: it is over once it was inflicted
 	Broke, Mended string                               // what was done, for the user; %s in it is the component
+	Told          string                               // likewise, what the verifier was told after mending; "" nothing
 	// Impossible says why this lab cannot do it; "" where it can.
 	Impossible string
 }
@@ -54,6 +55,13 @@ func Break[N any](ctx context.Context, all map[string]Breakage[N], f control.Fau
 	defer cancel()
 	if err := act(ctx, c); err != nil {
 		return "", fmt.Errorf("fault %s: %w", f.Kind, err)
+	}
+	if f.Clear && kind.Told != "" {
+		if f.Leave {
+			done += "; the verifier was told nothing"
+		} else {
+			done += "; " + kind.Told
+		}
 	}
 	return strings.ReplaceAll(done, "%s", f.Component), nil
 }

@@ -22,7 +22,10 @@ func (l *Lab) undelay(ctx context.Context, f fault) error {
 	if _, err := l.execOutput(ctx, f.On[0].KubernetesName, "tc", "qdisc", "replace", "dev", "eth0", "root", "noqueue"); err != nil {
 		return err
 	}
-	return l.reactivate(ctx, f.On)
+	if err := l.awaitRoute(ctx, f.On[0], f.On[0]); err != nil {
+		return err
+	}
+	return l.askAgain(ctx, f, f.On)
 }
 
 // lossTable is the node's own table that drops packets at random.
@@ -45,5 +48,8 @@ func (l *Lab) unlose(ctx context.Context, f fault) error {
 	if _, err := l.execOutput(ctx, f.On[0].KubernetesName, "nft", "add table inet "+lossTable+"; delete table inet "+lossTable); err != nil {
 		return err
 	}
-	return l.reactivate(ctx, f.On)
+	if err := l.awaitRoute(ctx, f.On[0], f.On[0]); err != nil {
+		return err
+	}
+	return l.askAgain(ctx, f, f.On)
 }

@@ -13,6 +13,7 @@ import (
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/manifests"
 )
 
@@ -30,24 +31,37 @@ func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 		},
 		control.FaultSwappedRoute: {
 			Inflict: l.swapRoutes, Mend: l.unswapRoutes,
-			Broke: "each hostname leads to the other node's agent", Mended: "each hostname leads to its own agent again; the verifier was told to ask them again",
+			Broke: "each hostname leads to the other node's agent", Mended: "each hostname leads to its own agent again", Told: "the verifier was told to ask them again",
 		},
-		control.FaultDeadAgent:    {Inflict: l.pauseAgent, Mend: l.resumeAgent, Broke: "the agent is frozen", Mended: "the agent runs again, and the verifier was told to ask it again"},
+		control.FaultDeadAgent:    {Inflict: l.pauseAgent, Mend: l.resumeAgent, Broke: "the agent is frozen", Mended: "the agent runs again", Told: "the verifier was told to ask it again"},
 		control.FaultAgentKilled:  {Impossible: "the kubelet starts an agent that was killed again at once, which is agent-restart; dead-agent freezes it"},
 		control.FaultAgentRestart: {Inflict: l.restartAgent, Broke: "the agent was stopped and runs again; it has registered with the same keys"},
-		control.FaultPartition:    {Inflict: l.partition, Mend: l.heal, Broke: "the node is cut off", Mended: "the node is reached again, and the verifier was told to ask its agent again"},
-		control.FaultLatency:      {Inflict: l.delay, Mend: l.undelay, Broke: "the node's packets are held up", Mended: "the node's packets are no longer held up; the verifier was told to ask its agent again"},
-		control.FaultLoss:         {Inflict: l.lose, Mend: l.unlose, Broke: "packets of the node are lost in each direction", Mended: "the node's packets are no longer lost; the verifier was told to ask its agent again"},
+		control.FaultPartition:    {Inflict: l.partition, Mend: l.heal, Broke: "the node is cut off", Mended: "the node is reached again", Told: "the verifier was told to ask its agent again"},
+		control.FaultLatency:      {Inflict: l.delay, Mend: l.undelay, Broke: "the node's packets are held up", Mended: "the node's packets are no longer held up", Told: "the verifier was told to ask its agent again"},
+		control.FaultLoss:         {Inflict: l.lose, Mend: l.unlose, Broke: "packets of the node are lost in each direction", Mended: "the node's packets are no longer lost", Told: "the verifier was told to ask its agent again"},
 		control.FaultDeadTPM: {
 			Inflict: l.killTPM, Mend: l.startTPMAgain, Broke: "the TPM's process is killed",
-			Mended: "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
+			Mended: "the TPM runs again", Told: "its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
 		},
+		control.FaultUnknownName:    {Inflict: l.forgetName, Mend: l.knowName, Broke: "the ingress does not know the node's hostname", Mended: "the ingress knows the node's hostname again", Told: "the verifier was told to ask its agent again"},
+		control.FaultIngressDown:    {Inflict: l.ingressDown, Mend: l.ingressUp, Broke: "the ingress is stopped", Mended: "the ingress runs again", Told: "the verifier was told to ask all agents again"},
+		control.FaultIngressRestart: {Inflict: l.ingressRestart, Broke: "the ingress was stopped and runs again, with the routes that it had"},
+		control.FaultDNSFailure:     {Inflict: l.failDNS, Mend: l.mendDNS, Broke: "the services' DNS server fails", Mended: "the services' DNS server answers again", Told: "the verifier was told to ask all agents again"},
 		control.FaultServiceDown:    {Inflict: l.serviceDown, Mend: l.serviceUp, Broke: "the %s is stopped", Mended: "the %s runs again, with the database that it had"},
 		control.FaultServiceKilled:  {Inflict: l.serviceKilled, Mend: l.serviceUp, Broke: "the %s is killed", Mended: "the %s runs again, with the database that it had"},
 		control.FaultServiceRestart: {Inflict: l.serviceRestart, Broke: "the %s was stopped and runs again, with the database that it had"},
 	}
+	why := ""
 	if l.planned.Keylime.Push() {
-		all[control.FaultSwappedRoute] = of{Impossible: fleet.NothingLedToAgents}
+		why = fleet.NothingLedToAgents
+		all[control.FaultSwappedRoute] = of{Impossible: why}
+	} else if class := l.planned.Kubernetes.IngressClass; class != spec.IngressKeylab {
+		why = "the ingress of class " + class + " is not keylab's own"
+	}
+	if why != "" {
+		for _, kind := range []string{control.FaultUnknownName, control.FaultIngressDown, control.FaultIngressRestart} {
+			all[kind] = of{Impossible: why}
+		}
 	}
 	return all
 }
@@ -70,16 +84,24 @@ func (l *Lab) unflatten(ctx context.Context, _ fault) error {
 
 // selectNode makes a node's Service select the agent pod of a node.
 func (l *Lab) selectNode(ctx context.Context, service, target plan.Node) error {
+	if err := l.patchSelector(ctx, service, target.Name); err != nil {
+		return err
+	}
+	return l.awaitRoute(ctx, service, target)
+}
+
+// patchSelector makes a node's Service select the agent pods with that value of their label.
+func (l *Lab) patchSelector(ctx context.Context, service plan.Node, value string) error {
 	k, err := l.cluster()
 	if err != nil {
 		return err
 	}
-	patch := fmt.Sprintf(`{"spec":{"selector":{%q:%q}}}`, manifests.LabelNode, target.Name)
+	patch := fmt.Sprintf(`{"spec":{"selector":{%q:%q}}}`, manifests.LabelNode, value)
 	_, err = k.typed.CoreV1().Services(l.planned.Kubernetes.AgentNamespace).Patch(ctx, manifests.ServiceName(service.KubernetesName), types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
 	if err != nil {
 		return fmt.Errorf("change the service of %s: %w", service.Name, err)
 	}
-	return l.awaitRoute(ctx, service, target)
+	return nil
 }
 
 // awaitRoute waits until the ingress leads a node's name to the agent of a node.
@@ -112,7 +134,7 @@ func (l *Lab) unswapRoutes(ctx context.Context, f fault) error {
 	if err := errors.Join(l.selectNode(ctx, f.On[0], f.On[0]), l.selectNode(ctx, f.On[1], f.On[1])); err != nil {
 		return err
 	}
-	return l.reactivate(ctx, f.On)
+	return l.askAgain(ctx, f, f.On)
 }
 
 // agentTask is the agent's container in its node's containerd.
@@ -150,7 +172,7 @@ func (l *Lab) resumeAgent(ctx context.Context, f fault) error {
 	if err := l.awaitRoute(ctx, f.On[0], f.On[0]); err != nil {
 		return err
 	}
-	return l.reactivate(ctx, f.On)
+	return l.askAgain(ctx, f, f.On)
 }
 
 // partitionTable is the node's own table that drops all that comes or goes: Docker could take a node off its network only with its address.
@@ -175,7 +197,7 @@ func (l *Lab) heal(ctx context.Context, f fault) error {
 	if err := l.awaitRoute(ctx, f.On[0], f.On[0]); err != nil {
 		return err
 	}
-	return l.reactivate(ctx, f.On)
+	return l.askAgain(ctx, f, f.On)
 }
 
 func (l *Lab) killTPM(ctx context.Context, f fault) error {
@@ -187,6 +209,9 @@ func (l *Lab) startTPMAgain(ctx context.Context, f fault) error {
 	m := machines{l}
 	if err := m.startTPM(ctx, f.On[0]); err != nil {
 		return err
+	}
+	if f.Leave {
+		return nil
 	}
 	return m.EnrolAgain(ctx, f.On[0])
 }
@@ -203,4 +228,25 @@ func (l *Lab) reactivate(ctx context.Context, nodes []plan.Node) error {
 		uuids[n.Name] = l.node(n.Name).UUID
 	}
 	return fleet.Reactivate(ctx, v, uuids)
+}
+
+// askAgain is what mending ends with: the verifier is told to ask the nodes again that it had given up, unless the user wants it left alone.
+func (l *Lab) askAgain(ctx context.Context, f fault, nodes []plan.Node) error {
+	if f.Leave {
+		return nil
+	}
+	faults, err := l.nodeFaults(ctx)
+	if err != nil {
+		return err
+	}
+	var well []plan.Node
+	for _, n := range nodes {
+		if faults[n.Name] == nil { // for one that is dead for another reason it would be in vain
+			well = append(well, n)
+		}
+	}
+	if len(well) == 0 {
+		return nil
+	}
+	return l.reactivate(ctx, well)
 }

@@ -102,6 +102,9 @@ func (t *target) AgentProcess(ctx context.Context, node string) (proof.Process, 
 const exitKilled = 128 + int(syscall.SIGKILL)
 
 func (t *target) ServiceProcess(ctx context.Context, component string) (proof.Process, error) {
+	if component == plan.Ingress {
+		return t.l.ingressProcess(ctx)
+	}
 	c, err := t.l.docker.ContainerInspect(ctx, t.l.resource(component))
 	if err != nil {
 		return proof.Process{}, fmt.Errorf("look at container %s: %w", t.l.resource(component), err)
@@ -114,6 +117,27 @@ func (t *target) ServiceProcess(ctx context.Context, component string) (proof.Pr
 		}
 	}
 	return p, nil
+}
+
+// ingressProcess is the ingress' pod.
+func (l *Lab) ingressProcess(ctx context.Context) (proof.Process, error) {
+	k, err := l.cluster()
+	if err != nil {
+		return proof.Process{}, err
+	}
+	pods, err := k.pods(ctx, l.planned.Kubernetes.SystemNamespace, ingressSelector)
+	if err != nil {
+		return proof.Process{}, err
+	}
+	for _, p := range pods {
+		if podReady(p) {
+			return proof.Process{ID: string(p.UID), Running: true}, nil
+		}
+	}
+	if len(pods) == 0 {
+		return proof.Process{End: proof.EndStopped, Detail: "it has no pod"}, nil
+	}
+	return proof.Process{ID: string(pods[0].UID), Detail: "its pod " + pods[0].Name + " is not ready"}, nil
 }
 
 // taskStatus finds a container's status in what `ctr tasks list` prints: TASK, PID, STATUS.

@@ -23,24 +23,30 @@ func (s *supervisor) faults() map[string]fleet.Breakage[*node] {
 		},
 		control.FaultSwappedRoute: {
 			Inflict: s.swapRoutes, Mend: s.unswapRoutes,
-			Broke: "each hostname leads to the other node's agent", Mended: "each hostname leads to its own agent again; the verifier was told to ask them again",
+			Broke: "each hostname leads to the other node's agent", Mended: "each hostname leads to its own agent again", Told: "the verifier was told to ask them again",
 		},
-		control.FaultDeadAgent:    {Inflict: stopAgent, Mend: s.reviveAgent, Broke: "the agent is stopped", Mended: "the agent runs again, and the verifier was told to ask it again"},
-		control.FaultAgentKilled:  {Inflict: killAgent, Mend: s.reviveAgent, Broke: "the agent is killed", Mended: "the agent runs again, and the verifier was told to ask it again"},
+		control.FaultDeadAgent:    {Inflict: stopAgent, Mend: s.reviveAgent, Broke: "the agent is stopped", Mended: "the agent runs again", Told: "the verifier was told to ask it again"},
+		control.FaultAgentKilled:  {Inflict: killAgent, Mend: s.reviveAgent, Broke: "the agent is killed", Mended: "the agent runs again", Told: "the verifier was told to ask it again"},
 		control.FaultAgentRestart: {Inflict: s.restartAgent, Broke: "the agent was stopped and runs again; it has registered with the same keys"},
-		control.FaultPartition:    {Inflict: s.partition, Mend: s.heal, Broke: "the node's link is cut", Mended: "the node's link is up again, and the verifier was told to ask its agent again"},
-		control.FaultLatency:      {Inflict: s.impair, Mend: s.impair, Broke: "the node's packets are held up in each direction", Mended: "the node's packets are no longer held up; the verifier was told to ask its agent again"},
-		control.FaultLoss:         {Inflict: s.impair, Mend: s.impair, Broke: "packets of the node are lost in each direction", Mended: "the node's packets are no longer lost; the verifier was told to ask its agent again"},
+		control.FaultPartition:    {Inflict: s.partition, Mend: s.heal, Broke: "the node's link is cut", Mended: "the node's link is up again", Told: "the verifier was told to ask its agent again"},
+		control.FaultLatency:      {Inflict: s.impair, Mend: s.impair, Broke: "the node's packets are held up in each direction", Mended: "the node's packets are no longer held up", Told: "the verifier was told to ask its agent again"},
+		control.FaultLoss:         {Inflict: s.impair, Mend: s.impair, Broke: "packets of the node are lost in each direction", Mended: "the node's packets are no longer lost", Told: "the verifier was told to ask its agent again"},
 		control.FaultDeadTPM: {
 			Inflict: killTPM, Mend: s.reviveTPM, Broke: "the TPM's process is killed",
-			Mended: "the TPM runs again; its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
+			Mended: "the TPM runs again", Told: "its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
 		},
+		control.FaultUnknownName:    {Inflict: s.forgetName, Mend: s.knowName, Broke: "the ingress does not know the node's hostname", Mended: "the ingress knows the node's hostname again", Told: "the verifier was told to ask its agent again"},
+		control.FaultIngressDown:    {Inflict: s.ingressDown, Mend: s.ingressUp, Broke: "the ingress is stopped", Mended: "the ingress runs again", Told: "the verifier was told to ask all agents again"},
+		control.FaultIngressRestart: {Inflict: s.ingressRestart, Broke: "the ingress was stopped and runs again, with the routes that it had"},
+		control.FaultDNSFailure:     {Inflict: s.failDNS, Mend: s.mendDNS, Broke: "the services' DNS server fails", Mended: "the services' DNS server answers again", Told: "the verifier was told to ask all agents again"},
 		control.FaultServiceDown:    {Inflict: s.serviceDown, Mend: s.serviceUp, Broke: "the %s is stopped", Mended: "the %s runs again, with the database that it had"},
 		control.FaultServiceKilled:  {Inflict: s.serviceKilled, Mend: s.serviceUp, Broke: "the %s is killed", Mended: "the %s runs again, with the database that it had"},
 		control.FaultServiceRestart: {Inflict: s.serviceRestart, Broke: "the %s was stopped and runs again, with the database that it had"},
 	}
 	if s.plan.Keylime.Push() {
-		all[control.FaultSwappedRoute] = of{Impossible: fleet.NothingLedToAgents}
+		for _, kind := range []string{control.FaultSwappedRoute, control.FaultUnknownName, control.FaultIngressDown, control.FaultIngressRestart} {
+			all[kind] = of{Impossible: fleet.NothingLedToAgents}
+		}
 	}
 	return all
 }
@@ -85,7 +91,7 @@ func (s *supervisor) unswapRoutes(ctx context.Context, f fault) error {
 	if err := s.routePair(f.On[0], f.On[0], f.On[1], f.On[1]); err != nil {
 		return err
 	}
-	return s.reactivate(ctx, f.On)
+	return s.askAgain(ctx, f, f.On)
 }
 
 // routePair leads the hostname of a to x and that of b to y.
@@ -104,7 +110,7 @@ func (s *supervisor) heal(ctx context.Context, f fault) error {
 	if err := s.network.Heal(f.On[0].Name); err != nil {
 		return err
 	}
-	return s.reactivate(ctx, f.On)
+	return s.askAgain(ctx, f, f.On)
 }
 
 // impair sets, or takes away, one of the things that can be wrong with a node's cable, and leaves the others.
@@ -132,7 +138,7 @@ func (s *supervisor) impair(ctx context.Context, f fault) error {
 	if !f.Clear {
 		return nil
 	}
-	return s.reactivate(ctx, f.On)
+	return s.askAgain(ctx, f, f.On)
 }
 
 func stopAgent(ctx context.Context, f fault) error { return f.On[0].stopAgent(ctx) }
@@ -163,56 +169,7 @@ func (s *supervisor) reviveAgent(ctx context.Context, f fault) error {
 	if err := f.On[0].startAgent(ctx); err != nil {
 		return err
 	}
-	return s.reactivate(ctx, f.On)
-}
-
-// service is a service's process, which there is once the lab is up.
-func (s *supervisor) service(name string) *process {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.services[name]
-}
-
-func (s *supervisor) serviceDown(ctx context.Context, f fault) error {
-	if p := s.service(f.Component); p.alive() {
-		return p.stop(ctx)
-	}
-	return fmt.Errorf("the %s does not run", f.Component)
-}
-
-func (s *supervisor) serviceKilled(_ context.Context, f fault) error {
-	if p := s.service(f.Component); p.alive() {
-		p.kill()
-		return nil
-	}
-	return fmt.Errorf("the %s does not run", f.Component)
-}
-
-func (s *supervisor) serviceUp(ctx context.Context, f fault) error {
-	if s.service(f.Component).alive() {
-		return nil
-	}
-	command := s.configured.Registrar()
-	if f.Component == plan.Verifier {
-		command = s.configured.Verifier()
-	}
-	return s.startService(ctx, f.Component, command)
-}
-
-func (s *supervisor) serviceRestart(ctx context.Context, f fault) error {
-	if err := s.service(f.Component).stop(ctx); err != nil {
-		return err
-	}
-	return s.serviceUp(ctx, f)
-}
-
-// reactivate has the verifier ask the nodes again, where it had given them up.
-func (s *supervisor) reactivate(ctx context.Context, nodes []*node) error {
-	uuids := map[string]string{}
-	for _, n := range nodes {
-		uuids[n.Name], _ = n.identityNow()
-	}
-	return fleet.Reactivate(ctx, s.verifier, uuids)
+	return s.askAgain(ctx, f, f.On)
 }
 
 func killTPM(_ context.Context, f fault) error {
@@ -232,6 +189,9 @@ func (s *supervisor) reviveTPM(ctx context.Context, f fault) error {
 	}
 	if err := m.PowerOn(ctx, f.On[0]); err != nil {
 		return err
+	}
+	if f.Leave {
+		return nil
 	}
 	return m.EnrolAgain(ctx, f.On[0])
 }

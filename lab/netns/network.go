@@ -131,6 +131,7 @@ func (s *supervisor) startIngress(context.Context) error {
 	ingress := netlab.ServeIngress(context.Background(), l, ns.DialContext, netlab.IngressOptions{Log: log})
 	s.mu.Lock()
 	s.ingress = ingress
+	s.ingressStarts++
 	s.mu.Unlock()
 	return nil
 }

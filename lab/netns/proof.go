@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/proof"
 )
 
@@ -68,6 +69,9 @@ func (t target) AgentProcess(_ context.Context, node string) (proof.Process, err
 }
 
 func (t target) ServiceProcess(_ context.Context, component string) (proof.Process, error) {
+	if component == plan.Ingress {
+		return t.s.ingressProcess(), nil
+	}
 	p := t.s.service(component)
 	if p == nil {
 		return proof.Process{Detail: "it was never started"}, nil

@@ -20,7 +20,9 @@ func (s *supervisor) Status(ctx context.Context) (control.Status, error) {
 		status.Components = append(status.Components, c)
 	}
 	for _, name := range []string{plan.DNS, plan.Ingress, plan.Router} {
-		status.Components = append(status.Components, control.Component{Name: name, State: s.builtInState(name), Address: mustHost(s.plan, name).Address().String()})
+		c := s.builtIn(name)
+		well = well && c.State != "dead"
+		status.Components = append(status.Components, c)
 	}
 	attested, attestedErr := s.verifierAgents(ctx)
 	for _, n := range s.nodes {
@@ -51,15 +53,19 @@ func (s *supervisor) serviceStatus(name string) control.Component {
 	return c
 }
 
-// builtInState is that of a component which is a part of the supervisor or of the kernel: there or not there yet.
-func (s *supervisor) builtInState(name string) string {
+// builtIn is a component which is a part of the supervisor or of the kernel: there or not there yet, or stopped by a fault.
+func (s *supervisor) builtIn(name string) control.Component {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	c := control.Component{Name: name, State: "starting", Address: mustHost(s.plan, name).Address().String()}
 	there := map[string]bool{plan.DNS: len(s.dns) > 0, plan.Ingress: s.ingress != nil, plan.Router: s.router != nil}
-	if there[name] {
-		return "running"
+	switch {
+	case name == plan.Ingress && s.ingressIsDown:
+		c.State, c.Detail = "dead", "it was stopped"
+	case there[name]:
+		c.State = "running"
 	}
-	return "starting"
+	return c
 }
 
 func (s *supervisor) verifierAgents(ctx context.Context) (map[string]keylime.VerifierAgent, error) {

@@ -38,21 +38,23 @@ type supervisor struct {
 	network *netlab.Lab
 	nodes   []*node
 
-	mu         sync.Mutex
-	state      control.LabState
-	router     *netlab.Router
-	dns        []*netlab.DNS
-	ingress    *netlab.Ingress
-	cas        *authority.Set
-	configured *keylime.Configured
-	services   map[string]*process
-	registrar  *keylime.RegistrarClient
-	verifier   *keylime.VerifierClient
-	tenant     *keylime.Enroller
-	tenantLog  io.Writer
-	open       []io.Closer // log files
-	unbridge   func() error
-	notices    notices
+	mu            sync.Mutex
+	state         control.LabState
+	router        *netlab.Router
+	dns           []*netlab.DNS
+	ingress       *netlab.Ingress
+	ingressIsDown bool // by a fault
+	ingressStarts int
+	cas           *authority.Set
+	configured    *keylime.Configured
+	services      map[string]*process
+	registrar     *keylime.RegistrarClient
+	verifier      *keylime.VerifierClient
+	tenant        *keylime.Enroller
+	tenantLog     io.Writer
+	open          []io.Closer // log files
+	unbridge      func() error
+	notices       notices
 
 	verifying sync.Mutex    // one verify at a time: they count packets
 	crypto    chan struct{} // slots for steps that cost processor time

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"syscall"
 	"time"
 
@@ -121,8 +120,7 @@ func deadTPM(ctx context.Context, t Target, f control.Fault, _ control.Mark) (co
 	ctx, cancel := context.WithTimeout(ctx, silence)
 	defer cancel()
 	if _, err := n.TPM(ctx); err != nil {
-		first, _, _ := strings.Cut(err.Error(), "\n")
-		return seen("the TPM of %s cannot be read: %s", n.Name, first)
+		return seen("the TPM of %s cannot be read: %s", n.Name, oneLine(err))
 	}
 	return unseen("the TPM of %s answers", n.Name)
 }

@@ -27,7 +27,7 @@ type Target interface {
 	DNSAnswers(ctx context.Context) (map[string]uint64, error)
 	// AgentAddress is where a node's agent listens, as the ingress reaches it. In the push model no agent listens.
 	AgentAddress(ctx context.Context, node string) (netip.AddrPort, error)
-	// AgentProcess is a node's agent, and ServiceProcess the registrar or the verifier, as a process.
+	// AgentProcess is a node's agent, and ServiceProcess the registrar, the verifier or the ingress, as a process.
 	AgentProcess(ctx context.Context, node string) (Process, error)
 	ServiceProcess(ctx context.Context, component string) (Process, error)
 }
@@ -68,6 +68,10 @@ var provers = map[string]prover{
 	control.FaultServiceDown:    serviceDown,
 	control.FaultServiceKilled:  serviceKilled,
 	control.FaultServiceRestart: serviceRestart,
+	control.FaultDNSFailure:     dnsFailure,
+	control.FaultUnknownName:    unknownName,
+	control.FaultIngressDown:    ingressDown,
+	control.FaultIngressRestart: ingressRestart,
 	control.FaultLatency:        latency,
 	control.FaultLoss:           loss,
 }
@@ -137,7 +141,7 @@ func Mark(ctx context.Context, t Target) control.Mark {
 		}
 		return func() { m.Attestations = counts }, err
 	})
-	for _, name := range []string{plan.Registrar, plan.Verifier} {
+	for _, name := range []string{plan.Registrar, plan.Verifier, plan.Ingress} {
 		ask(func() (func(), error) {
 			p, err := t.ServiceProcess(ctx, name)
 			return func() { m.Processes[name] = p.ID }, err

@@ -65,6 +65,13 @@ func runDNS(ctx context.Context, c DNSConfig, socket string) error {
 		}
 		return "done", server.SetRecord(rec.Name, rec.Address)
 	}))
+	mux.HandleFunc("POST /failure", Answer(func(r *http.Request) (any, error) {
+		var failure netlab.DNSFailure
+		if err := json.NewDecoder(r.Body).Decode(&failure); err != nil {
+			return nil, fmt.Errorf("read the failure: %w", err)
+		}
+		return "done", server.SetFailure(failure)
+	}))
 	return ServeControl(ctx, socket, mux)
 }
 
@@ -85,4 +92,9 @@ func (d *DNSClient) Queries(ctx context.Context) (counts map[string]uint64, err 
 // SetRecord gives a name another address.
 func (d *DNSClient) SetRecord(ctx context.Context, name string, address netip.Addr) error {
 	return d.c.Call(ctx, http.MethodPost, "/record", record{name, address}, nil)
+}
+
+// SetFailure makes the server fail from now on, or answer again.
+func (d *DNSClient) SetFailure(ctx context.Context, f netlab.DNSFailure) error {
+	return d.c.Call(ctx, http.MethodPost, "/failure", f, nil)
 }
