@@ -79,9 +79,9 @@ func stateClass(state string) string {
 	switch state {
 	case "attested", "running":
 		return "good"
-	case "starting", "registered", "enrolled":
+	case "starting", "registered", "enrolled", "leaving":
 		return "wait"
-	case "failed", "refused", "tpm dead", "agent dead", "dead", "degraded":
+	case "failed", "refused", "overdue", "tpm dead", "agent dead", "dead", "degraded":
 		return "bad"
 	}
 	return "other"

@@ -50,10 +50,13 @@ func (s OperationalState) Stopped() bool {
 // its checks or none came for too long.
 func (a VerifierAgent) Untrusted() bool {
 	if a.Push() {
-		return a.AttestationStatus == "FAIL" || a.AttestationStatus == "TIMEOUT"
+		return a.AttestationStatus == "FAIL" || a.Overdue()
 	}
 	return a.OperationalState.Stopped()
 }
+
+// Overdue tells whether an agent of the push model has sent nothing for five quote intervals. Its next good evidence ends that.
+func (a VerifierAgent) Overdue() bool { return a.Push() && a.AttestationStatus == "TIMEOUT" }
 
 // Push tells whether the agent is one of the push model, whose address the verifier does not know (is_push_mode_agent in keylime/agent_util.py). Its
 // operational state means nothing: Keylime 7.14 leaves it at what the last failure made of it.

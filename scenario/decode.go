@@ -38,7 +38,7 @@ func (s *Scenario) check() []spec.Finding {
 	if len(s.Substrates) == 0 {
 		s.Substrates = []spec.Substrate{spec.SubstrateNetns, spec.SubstrateKind}
 	}
-	c := checker{scenario: s, found: found, ids: map[string]bool{"start": true}}
+	c := checker{scenario: s, found: found, ids: map[string]bool{"start": true, "now": true}}
 	for i, m := range s.Modes {
 		c.oneOf(fmt.Sprintf("modes[%d]", i), string(m), string(spec.ModePull), string(spec.ModePush))
 	}
@@ -136,11 +136,12 @@ func (c *checker) step(path string, s Step) {
 		"with":      len(s.With) == 0 || kind == "do" || kind == "fault",
 		"run":       len(s.Run) == 0 || kind == "do",
 		"refused":   s.Refused == "" || kind == "do",
+		"leave":     !s.Leave || kind == "mend",
 		"since":     s.Since == "" || kind == "expect" || kind == "never",
 		"within":    s.Within == 0 || kind != "never" && kind != "hold" && kind != "do",
 	})
 	if s.ID != "" && c.ids[s.ID] {
-		c.add(path+".id", fmt.Sprintf("%q is the id of a step before this one, or of the start", s.ID), "")
+		c.add(path+".id", fmt.Sprintf("%q is the id of a step before this one, or a word of its own", s.ID), "")
 	}
 	if s.Since != "" && !c.ids[s.Since] {
 		c.add(path+".since", fmt.Sprintf("no step before this one has the id %q; there are %s", s.Since, strings.Join(slices.Sorted(maps.Keys(c.ids)), ", ")), "")
@@ -155,7 +156,7 @@ func (c *checker) step(path string, s Step) {
 	case "fault":
 		c.fault(path+".fault", control.Fault{Kind: s.Fault, Nodes: s.Nodes, Component: s.Component, Options: s.With})
 	case "mend":
-		c.fault(path+".mend", control.Fault{Kind: s.Mend, Nodes: s.Nodes, Component: s.Component, Clear: true})
+		c.fault(path+".mend", control.Fault{Kind: s.Mend, Nodes: s.Nodes, Component: s.Component, Clear: true, Leave: s.Leave})
 	case "expect":
 		c.condition(path+".expect", *s.Expect)
 	case "never":

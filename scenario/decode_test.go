@@ -64,7 +64,7 @@ func TestMistakes(t *testing.T) {
 		"never about verify":      {"steps: [{never: {verify: passed}}]", "steps[0].never", "verify and run are for expect"},
 		"fails left out":          {"steps: [{expect: {verify: failed}}]", "steps[0].expect", "add fails"},
 		"no host":                 {"steps: [{expect: {run: ['true']}}]", "steps[0].expect", "add on"},
-		"unknown since":           {"steps: [{expect: {verify: passed}, since: later}]", "steps[0].since", "there are start"},
+		"unknown since":           {"steps: [{expect: {verify: passed}, since: later}]", "steps[0].since", "there are now, start"},
 		"id given twice":          {"steps: [{id: a, expect: {verify: passed}}, {id: a, expect: {verify: passed}}]", "steps[1].id", "id of a step before"},
 		"unknown template":        {"steps: [{expect: {run: ['${node-9.uuid}'], on: tenant}}]", "steps[0].expect.run[0]", `no node "node-9"`},
 		"template of nothing":     {"steps: [{expect: {run: ['${node-1.color}'], on: tenant}}]", "steps[0].expect.run[0]", "uuid, hostname, address"},

@@ -16,7 +16,7 @@ import (
 // nodeStates are the states that an expectation can name.
 var nodeStates = []string{
 	fleet.StateStarting, fleet.StateRegistered, fleet.StateEnrolled, fleet.StateAttested, fleet.StateRefused, fleet.StateFailed,
-	fleet.StateTPMDead, fleet.StateAgentDead, fleet.StateOff, fleet.StateUnknown,
+	fleet.StateOverdue, fleet.StateLeaving, fleet.StateTPMDead, fleet.StateAgentDead, fleet.StateOff, fleet.StateUnknown,
 }
 
 // judge says whether the history meets the condition, and by what evidence, or what it shows instead.
@@ -224,12 +224,15 @@ func (r *runner) program(ctx context.Context, w Condition) (bool, string) {
 	return status == w.Exit && found(w.Output, out), word
 }
 
-// never looks through the history for what must not be in it.
-func (r *runner) never(w Condition, since time.Duration) (string, error) {
-	v, _ := r.history.view()
-	if len(v.polls) == 0 || v.polls[len(v.polls)-1] < since {
-		return "", errors.New("the lab was not observed in that time")
+// never looks through the history for what must not be in it. The lab is looked at once more, if it was not in that time.
+func (r *runner) never(ctx context.Context, w Condition, since time.Duration) (string, error) {
+	looked := func(v view) (bool, string) {
+		return len(v.polls) > 0 && v.polls[len(v.polls)-1] > since, "the lab was not observed in that time"
 	}
+	if word, err := r.history.wait(ctx, looked); err != nil {
+		return "", fmt.Errorf("%w: %s", err, word)
+	}
+	v, _ := r.history.view()
 	until := v.polls[len(v.polls)-1]
 	if len(w.Nodes) == 0 {
 		if ok, word := w.judge(v, since); ok {

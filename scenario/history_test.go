@@ -98,13 +98,15 @@ func TestGaps(t *testing.T) {
 func TestNever(t *testing.T) {
 	r := &runner{history: observedAt(node("attested", 1), node("failed", 1), node("attested", 2))}
 	w := Condition{Nodes: []string{"a"}, State: "failed"}
-	if _, err := r.never(w, 0); err == nil || !strings.Contains(err.Error(), "a was failed at 2.0 s") {
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.never(over, w, 0); err == nil || !strings.Contains(err.Error(), "a was failed at 2.0 s") {
 		t.Errorf("what was seen for a moment: %v", err)
 	}
-	if word, err := r.never(w, 2*s+1); err != nil || !strings.Contains(word, "not seen in 1 looks from 2.0 s to 3.0 s") {
+	if word, err := r.never(over, w, 2*s+1); err != nil || !strings.Contains(word, "not seen in 1 looks from 2.0 s to 3.0 s") {
 		t.Errorf("what was seen before: %q, %v", word, err)
 	}
-	if _, err := r.never(w, 4*s); err == nil || !strings.Contains(err.Error(), "not observed in that time") {
+	if _, err := r.never(over, w, 4*s); err == nil || !strings.Contains(err.Error(), "not observed in that time") {
 		t.Errorf("a time in which nobody looked: %v", err)
 	}
 }

@@ -136,22 +136,23 @@ func (r *runner) step(ctx context.Context, s Step, step *report.Step) (report.Ve
 
 // look carries out a step that only looks.
 func (r *runner) look(ctx context.Context, s Step, step *report.Step) (err error) {
-	if s.Never != nil {
-		since := r.acted.to
-		if s.Since != "" {
-			since = r.begun[s.Since].from
-		}
-		step.Evidence, err = r.never(*s.Never, since)
-		return err
-	}
 	since := r.acted.from
-	if s.Since != "" {
+	switch {
+	case s.Since == "now":
+		since = step.At
+	case s.Since != "":
 		since = r.begun[s.Since].from
+	case s.Never != nil:
+		since = r.acted.to
 	}
 	within := cmp.Or(s.Within.Std(), defaultWithin(r.scenario.Lab.Substrate))
 	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("not within %s", within))
 	defer cancel()
-	step.Evidence, err = r.expect(ctx, *s.Expect, since)
+	if s.Never != nil {
+		step.Evidence, err = r.never(ctx, *s.Never, since)
+	} else {
+		step.Evidence, err = r.expect(ctx, *s.Expect, since)
+	}
 	return err
 }
 
@@ -179,7 +180,7 @@ func (r *runner) act(ctx context.Context, s Step, step *report.Step) (report.Ver
 	case s.Fault != "":
 		return r.inflict(ctx, fault, s, step)
 	case s.Mend != "":
-		fault.Kind, fault.Clear = s.Mend, true
+		fault.Kind, fault.Clear, fault.Leave = s.Mend, true, s.Leave
 		done, err := r.lab.Fault(ctx, fault)
 		step.Done = done
 		return report.Broken, err

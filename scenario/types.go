@@ -77,6 +77,8 @@ type Step struct {
 	Hold spec.Duration `yaml:"hold,omitempty" jsonschema:"minimum=1ms,maximum=1h"`
 	// The nodes of do, fault and mend: names, `any` (one, by the seed, the same in the whole run) or `all`.
 	Nodes []string `yaml:"nodes,omitempty" jsonschema:"maxItems=500"`
+	// Of mend: do not tell the verifier, so that one sees whom it has given up.
+	Leave bool `yaml:"leave,omitempty"`
 	// The component of do, fault and mend: registrar, verifier, dns, ingress.
 	Component string `yaml:"component,omitempty" jsonschema:"maxLength=32"`
 	// Options of do and fault, by name.
@@ -89,7 +91,7 @@ type Step struct {
 	Only spec.Mode `yaml:"only,omitempty" jsonschema:"enum=pull,enum=push"`
 	// The deadline of expect, and of a fault to be seen. Left out: a minute, on kind three.
 	Within spec.Duration `yaml:"within,omitempty" jsonschema:"minimum=100ms,maximum=1h"`
-	// From when on expect and never look at the history: the id of a step, from its beginning, or `start`. Left out: for expect the beginning,
+	// From when on expect and never look at the history: the id of a step, from its beginning, `start`, or `now`. Left out: for expect the beginning,
 	// for never the end of the last thing that was done, broken or mended.
 	Since string `yaml:"since,omitempty" jsonschema:"maxLength=32"`
 }

@@ -45,7 +45,7 @@ type Node struct {
 	EKSerial         string     `json:"ek_serial"` // of the EK certificate, hexadecimal
 	Address          string     `json:"address"`
 	Hostname         string     `json:"hostname"` // contact address
-	State            string     `json:"state"`    // attested, enrolled, registered, refused, failed, tpm dead, agent dead, unknown, …
+	State            string     `json:"state"`    // attested, enrolled, registered, refused, failed, overdue, tpm dead, agent dead, unknown, …
 	Detail           string     `json:"detail,omitempty"`
 	AttestationCount int        `json:"attestation_count"`
 	LastSuccess      *time.Time `json:"last_success"` // nil before the first

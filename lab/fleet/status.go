@@ -18,6 +18,8 @@ const (
 	StateAttested   = "attested"
 	StateRefused    = "refused"
 	StateFailed     = "failed"
+	StateOverdue    = "overdue" // push: no evidence for long; the next that is good makes it attested again
+	StateLeaving    = "leaving" // the verifier was told to forget it, and has not yet
 	StateTPMDead    = "tpm dead"
 	StateAgentDead  = "agent dead"
 	StateOff        = "off"
@@ -67,6 +69,11 @@ func (f NodeFacts) Status(attested map[string]keylime.VerifierAgent, attestedErr
 		c.State, c.Detail = StateUnknown, attestedErr.Error()
 	case !known:
 		c.State, c.Detail = StateUnknown, "the verifier does not know this agent"
+	case !v.Push() && v.OperationalState == keylime.Terminated:
+		c.State = StateLeaving
+	case v.Overdue():
+		// Five quote intervals (push_agent_monitor.py).
+		c.State, c.Detail = StateOverdue, "the verifier has had no evidence for five quote intervals"
 	case v.Untrusted():
 		c.State, c.Detail = StateFailed, fmt.Sprintf("verifier: %s", v.Verdict())
 	case v.AttestationCount == 0:

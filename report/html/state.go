@@ -14,9 +14,9 @@ func stateClass(state string) string {
 	switch state {
 	case "attested", "running":
 		return classGood
-	case "starting", "registered", "enrolled":
+	case "starting", "registered", "enrolled", "leaving":
 		return classWait
-	case "failed", "refused", "tpm dead", "agent dead", "dead":
+	case "failed", "refused", "overdue", "tpm dead", "agent dead", "dead":
 		return classBad
 	case "off", "stopped":
 		return classOff
