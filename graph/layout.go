@@ -168,8 +168,8 @@ func (p *picture) node(n group, y, h int) {
 	about := "EK " + shortAlgorithm(n.EK)
 	if n.CA == "" {
 		about = "no EK cert"
-	} else if n.Note == "expired" {
-		about = "expired"
+	} else if n.Note == "expired" || n.Note == "revoked" {
+		about = n.Note
 	}
 	p.text("s", "middle", x+tpmW/2, y+h/2+13, tpmW, about)
 }
