@@ -67,6 +67,18 @@ func TestUpIsCutShort(t *testing.T) {
 	}
 }
 
+// In a run without its faults nothing was in force.
+func TestNoBandWithoutProof(t *testing.T) {
+	r := sample.Swapped()
+	if svg := string(newChart("r1", r).SVG); strings.Count(svg, `class="band"`) != 2 {
+		t.Error("the fault of two nodes has not two bands")
+	}
+	r.Steps[1].Evidence, r.Steps[1].Done = "", "left out"
+	if svg := string(newChart("r1", r).SVG); strings.Contains(svg, `class="band"`) {
+		t.Error("a fault that was left out has a band")
+	}
+}
+
 func TestFaultEndsWhereItWasMended(t *testing.T) {
 	r := sample.Swapped()
 	d := &drawing{run: r, scale: scale{to: r.Duration}}

@@ -137,10 +137,10 @@ func (d *drawing) guides(marks []placed, height int) {
 	}
 }
 
-// bands show how long each fault was in force, over the rows of its nodes.
+// bands show how long each fault was in force, over the rows of its nodes. One without a proof that it fired was left out.
 func (d *drawing) bands(top int) {
 	for i, s := range d.run.Steps {
-		if s.Kind != report.StepFault || s.Status != report.StepPassed {
+		if s.Kind != report.StepFault || s.Status != report.StepPassed || s.Evidence == "" {
 			continue
 		}
 		end := d.mended(i)
