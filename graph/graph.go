@@ -7,8 +7,10 @@ import (
 	"slices"
 	"strings"
 
+	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/report"
 )
 
 // Graph is a lab as it is drawn. Names are unique among hosts and nodes.
@@ -208,6 +210,64 @@ func end(p plan.Plan, prefix netip.Prefix) string {
 	}
 	return prefix.String()
 }
+
+// Certify has the graph show which CA has certified which EK by what the lab's CAs have issued, rather than by its plan: a running lab can be
+// given other CAs, and nodes other certificates. Of a node's certificates the last one counts.
+func (g *Graph) Certify(certificates []report.Certificate) {
+	last := map[string]report.Certificate{}
+	var cas []CA
+	for _, c := range certificates {
+		at := slices.IndexFunc(cas, func(o CA) bool { return o.Name == c.CA })
+		if at < 0 {
+			cas, at = append(cas, CA{Name: c.CA}), len(cas)
+		}
+		if c.Kind != ekCertificate {
+			cas[at].Chain = append(cas[at].Chain, c.Subject)
+			cas[at].Trusted = cas[at].Trusted || c.Trusted
+			continue
+		}
+		if old, ok := last[c.Subject]; !ok || !c.Issued.Before(old.Issued) {
+			last[c.Subject] = c
+		}
+	}
+	if len(cas) == 0 {
+		return
+	}
+	names := map[string]string{}
+	several := len(slices.DeleteFunc(slices.Clone(cas), func(c CA) bool { return c.Name == authority.Stranger })) > 1
+	for i, c := range cas {
+		switch {
+		case c.Name == authority.Stranger:
+			cas[i].Name, cas[i].Chain = StrangerCA, nil
+		case several:
+			cas[i].Name = LabCA + " " + c.Name
+		default:
+			cas[i].Name = LabCA
+		}
+		names[c.Name] = cas[i].Name
+	}
+	g.CAs = cas
+	for i, n := range g.Nodes {
+		c, ok := last[n.Name]
+		if !ok || n.CA == "" {
+			continue
+		}
+		g.Nodes[i].CA = names[c.CA]
+		switch {
+		case !c.Revoked.IsZero():
+			g.Nodes[i].Note = "revoked"
+		case g.Nodes[i].CA == StrangerCA:
+			g.Nodes[i].Note = "not trusted"
+		case c.NotAfter.Before(c.Issued):
+			g.Nodes[i].Note = "expired"
+		default:
+			g.Nodes[i].Note = ""
+		}
+	}
+}
+
+// ekCertificate is the kind of certificate that is in a TPM.
+const ekCertificate = "EK"
 
 // live puts the states of the running lab in.
 func (g *Graph) live(s *control.Status) {

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -19,6 +20,7 @@ import (
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
+	"keylab.dev/keylab/report"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -165,6 +167,46 @@ func TestOf(t *testing.T) {
 	}
 	if g.Hosts[1].State != "dead" || g.State != string(control.Degraded) {
 		t.Errorf("the verifier is %+v in a lab that is %s", g.Hosts[1], g.State)
+	}
+}
+
+// After a rotation the graph shows who certified what now, and not what was planned.
+func TestCertify(t *testing.T) {
+	day := func(n int) time.Time { return time.Date(2030, 1, n, 0, 0, 0, 0, time.UTC) }
+	ek := func(node, ca string, issued int) report.Certificate {
+		return report.Certificate{Subject: node, Kind: "EK", CA: ca, Issued: day(issued), NotAfter: day(30)}
+	}
+	ca := func(name string, trusted bool) report.Certificate {
+		return report.Certificate{Subject: "root of " + name, Kind: "root", CA: name, Trusted: trusted}
+	}
+	revoked := ek("late", "ca-1", 1)
+	revoked.Revoked = day(4)
+	expired := ek("curve", "ca-2", 3)
+	expired.NotAfter = day(2)
+	g := graph.Of(planOf(t, strange), nil)
+	g.Certify([]report.Certificate{
+		ca("ca-1", false), ek("sound", "ca-1", 1), revoked, ek("curve", "ca-1", 1), ca("ca-2", true), ek("sound", "ca-2", 2), expired, ca("stranger", false), ek("stranger", "stranger", 1),
+	})
+	var got []string
+	for _, c := range g.CAs {
+		got = append(got, fmt.Sprint(c.Name, " ", c.Trusted))
+	}
+	for _, n := range g.Nodes {
+		got = append(got, n.Name+": "+n.CA+", "+n.Note)
+	}
+	want := []string{
+		"EK CA ca-1 false", "EK CA ca-2 true", "stranger's CA false",
+		"sound: EK CA ca-2, ", "stranger: stranger's CA, not trusted", "bare: , no EK certificate", "late: EK CA ca-1, revoked", "curve: EK CA ca-2, expired",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	// A lab as it was planned looks the same.
+	planned, made := graph.Of(planOf(t, ""), nil), graph.Of(planOf(t, ""), nil)
+	made.Certify([]report.Certificate{ca("ca-1", true), ek("node-1", "ca-1", 1), ek("node-2", "ca-1", 1), ek("node-3", "ca-1", 1)})
+	made.CAs[0].Chain = planned.CAs[0].Chain
+	if diff := cmp.Diff(planned, made); diff != "" {
+		t.Errorf("a lab with the CA that it was made with (-planned +made):\n%s", diff)
 	}
 }
 

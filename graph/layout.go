@@ -98,7 +98,7 @@ func (p *picture) standing(x, y int, state, anchor string) {
 
 func (g Graph) drawCluster(p *picture, l layout) {
 	p.rect("net", clusterX, netTop, l.clusterW, l.netHeight, 8)
-	mid := clusterX + l.clusterW/2
+	mid, inner := clusterX+l.clusterW/2, nodeX+nodeW-clusterX // inner: left of the lines from the CAs
 	p.text("h", "middle", mid, netTop+26, 0, g.Cluster.Name+" network")
 	note := g.Cluster.Prefix
 	if g.Cluster.Note != "" {
@@ -121,10 +121,14 @@ func (g Graph) drawCluster(p *picture, l layout) {
 	below := netTop + l.netHeight - 30
 	switch {
 	case ingress:
-		p.text("s", "middle", mid, below, 0, "each name leads to one agent:")
-		p.text("m", "middle", mid, below+17, 0, "<uuid 0-31>.<uuid 32-63>."+g.Domain)
+		name := "<uuid 0-31>.<uuid 32-63>." + g.Domain
+		if float64(len(name))*letter("m") > float64(inner-12) {
+			name = "<uuid>." + g.Domain
+		}
+		p.text("s", "middle", clusterX+inner/2, below, 0, "each name leads to one agent:")
+		p.text("m", "middle", clusterX+inner/2, below+17, inner-12, name)
 	case g.Push():
-		p.text("s", "middle", mid, below+17, 0, "agents send their evidence to the verifier")
+		p.text("s", "middle", clusterX+inner/2, below+17, 0, "agents send their evidence to the verifier")
 	}
 }
 
@@ -168,8 +172,8 @@ func (p *picture) node(n group, y, h int) {
 	about := "EK " + shortAlgorithm(n.EK)
 	if n.CA == "" {
 		about = "no EK cert"
-	} else if n.Note == "expired" {
-		about = "expired"
+	} else if n.Note == "expired" || n.Note == "revoked" {
+		about = n.Note
 	}
 	p.text("s", "middle", x+tpmW/2, y+h/2+13, tpmW, about)
 }

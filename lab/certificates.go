@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"keylab.dev/keylab/ekca"
 	"keylab.dev/keylab/lab/authority"
@@ -52,7 +53,7 @@ func certificatesOf(ca authority.CA) ([]report.Certificate, error) {
 		}
 		out = append(out, report.Certificate{
 			Subject: c.Subject.CommonName, Kind: kind, CA: ca.Name, Issuer: c.Issuer.CommonName, Serial: fmt.Sprintf("%X", c.SerialNumber),
-			SHA256: ekca.Fingerprint(c), Issued: c.NotBefore, NotBefore: c.NotBefore, NotAfter: c.NotAfter, Trusted: inStore(ca.Level, i, len(chain)), Note: standing(ca),
+			SHA256: ekca.Fingerprint(c), Issued: c.NotBefore, NotBefore: c.NotBefore, NotAfter: c.NotAfter, Trusted: inStore(ca, i, len(chain)), Note: standing(ca),
 		})
 	}
 	records, err := ca.Issued()
@@ -63,6 +64,9 @@ func certificatesOf(ca authority.CA) ([]report.Certificate, error) {
 		cert := report.Certificate{
 			Subject: r.Label, Kind: "EK", CA: ca.Name, Issuer: ca.Issuer().Subject.CommonName, Serial: fmt.Sprintf("%X", r.Serial),
 			Issued: r.Issued, NotBefore: r.NotBefore, NotAfter: r.NotAfter, Revoked: r.RevokedAt,
+		}
+		if r.Status == ekca.Revoked && r.Reason == superseded {
+			cert.Note = "superseded"
 		}
 		data, err := os.ReadFile(r.File)
 		if err != nil {
@@ -76,18 +80,22 @@ func certificatesOf(ca authority.CA) ([]report.Certificate, error) {
 	return out, nil
 }
 
-// inStore tells whether the certificate at a level of the chain, from 0 for the issuing one, is in the tpm_cert_store.
-func inStore(l authority.Level, i, levels int) bool {
-	switch l {
-	case authority.All:
+// inStore tells whether the certificate at a level of the chain, from 0 for the issuing one, is in the tpm_cert_store, or one by another CA for the
+// same key.
+func inStore(ca authority.CA, i, levels int) bool {
+	switch {
+	case i == 0 && len(ca.Cross) > 0 || ca.Level == authority.All:
 		return true
-	case authority.Issuer:
+	case ca.Level == authority.Issuer:
 		return i == 0
-	case authority.Root:
+	case ca.Level == authority.Root:
 		return i == levels-1
 	}
 	return false
 }
+
+// superseded is the reason for a revocation that says that another certificate has taken its place (RFC 5280, section 5.3.1).
+const superseded = 4
 
 // standing says what is special about a CA.
 func standing(ca authority.CA) string {
@@ -96,6 +104,8 @@ func standing(ca authority.CA) string {
 		return "its key has leaked"
 	case ca.Retired:
 		return "retired"
+	case len(ca.Cross) > 0:
+		return "certified by " + strings.Join(ca.Cross, ", ") + " too"
 	}
 	return ""
 }

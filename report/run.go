@@ -4,6 +4,7 @@ package report
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -120,6 +121,16 @@ type Step struct {
 	Done     string        `json:"done,omitempty"`     // what was done
 	Evidence string        `json:"evidence,omitempty"` // what was seen: of a fault, the proof that it fired
 	Error    string        `json:"error,omitempty"`    // why it failed
+}
+
+// Title is the name without the word for its kind, for who shows the kind beside it.
+func (s Step) Title() string {
+	for _, word := range []string{"expect ", "never ", "break: ", "mend: "} {
+		if rest, ok := strings.CutPrefix(s.Name, word); ok && rest != "" {
+			return rest
+		}
+	}
+	return s.Name
 }
 
 // Reason is why the step failed; empty when it did not.

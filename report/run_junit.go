@@ -74,7 +74,7 @@ func (s *junitSuite) add(c junitCase) {
 // stepCase is the testcase of the i-th step. Readers sort by name, and want names that differ: so the place comes first, in two digits.
 func stepCase(class string, i int, s Step) junitCase {
 	c := junitCase{
-		Name: oneLine(fmt.Sprintf("%02d %s: %s", i+1, s.Kind, s.Name)), Class: class, Time: junitTime(s.Duration),
+		Name: oneLine(fmt.Sprintf("%02d %s: %s", i+1, s.Kind, s.Title())), Class: class, Time: junitTime(s.Duration),
 		SystemOut: Clean(strings.TrimSpace(s.Done + "\n" + s.Evidence)),
 	}
 	switch {

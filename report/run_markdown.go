@@ -37,7 +37,7 @@ func WriteRunMarkdown(w io.Writer, runs []Run) error {
 	for _, r := range runs {
 		ok, failed, skipped := r.Count()
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", r.Verdict.mark(), mdCode(r.Scenario), mdCell(r.Title), stepCounts(ok, failed, skipped),
-			longestGap(r.Gaps), seconds(r.Duration))
+			longestGap(r.Gaps), span(r.Duration))
 	}
 	for _, r := range runs {
 		if !r.Passed() {
@@ -77,7 +77,7 @@ func markdownFailed(b *strings.Builder, r Run) {
 		if s.Reason() == "" {
 			continue
 		}
-		fmt.Fprintf(b, "- ❌ **%s** %s, %s after %s", stepNumber(s), mdCell(s.Name), mdCell(string(s.Kind)), seconds(s.At))
+		fmt.Fprintf(b, "- ❌ **%s** %s, %s after %s", stepNumber(s), mdCell(s.Title()), mdCell(string(s.Kind)), span(s.At))
 		if len(s.Nodes) > 0 {
 			fmt.Fprintf(b, " (%s)", mdCell(strings.Join(s.Nodes, ", ")))
 		}
@@ -133,11 +133,11 @@ func markdownSteps(b *strings.Builder, steps []Step) {
 			mark = "❌"
 		}
 		seen := slices.DeleteFunc([]string{firstLine(s.Done), firstLine(s.Evidence), firstLine(s.Reason())}, func(t string) bool { return t == "" })
-		at, took := seconds(s.At), seconds(s.Duration)
+		at, took := span(s.At), span(s.Duration)
 		if s.Status == StepSkipped {
 			at, took = "–", "–"
 		}
-		fmt.Fprintf(b, "| %s | %s | %s: %s | %s | %s | %s |\n", stepNumber(s), mark, mdCell(string(s.Kind)), mdCell(s.Name), at, took,
+		fmt.Fprintf(b, "| %s | %s | %s: %s | %s | %s | %s |\n", stepNumber(s), mark, mdCell(string(s.Kind)), mdCell(s.Title()), at, took,
 			mdCell(strings.Join(seen, "; ")))
 	}
 }
@@ -149,7 +149,7 @@ func markdownRest(b *strings.Builder, r Run) {
 	if worth && len(r.Gaps) > 0 {
 		b.WriteString("\n| node | longest without a good attestation | from | refused | given up | good ones |\n|---|---|---|---|---|---|\n")
 		for _, g := range r.Gaps {
-			fmt.Fprintf(b, "| %s | %s | %s | %d | %d | %d |\n", mdCell(g.Node), seconds(g.Longest), seconds(g.At), g.Refusals, g.Failures, g.Count)
+			fmt.Fprintf(b, "| %s | %s | %s | %d | %d | %d |\n", mdCell(g.Node), span(g.Longest), span(g.At), g.Refusals, g.Failures, g.Count)
 		}
 	}
 	if len(r.Runbook) > 0 {
@@ -197,6 +197,9 @@ func mdCode(s string) string {
 	return "`" + oneLine(s) + "`"
 }
 
+// span prints a length of time; what is less than a millisecond is none.
+func span(d time.Duration) string { return seconds(d.Round(time.Millisecond)) }
+
 func firstLine(s string) string {
 	all := lines(s)
 	switch len(all) {
@@ -231,7 +234,7 @@ func longestGap(gaps []Gap) string {
 		return "–"
 	}
 	longest := slices.MaxFunc(gaps, func(a, b Gap) int { return int(a.Longest/time.Microsecond - b.Longest/time.Microsecond) })
-	return seconds(longest.Longest) + " (" + mdCell(longest.Node) + ")"
+	return span(longest.Longest) + " (" + mdCell(longest.Node) + ")"
 }
 
 func plural(n int, noun string) string {

@@ -210,6 +210,17 @@ func TestRunJUnitReadsBack(t *testing.T) {
 	}
 }
 
+func TestStepTitle(t *testing.T) {
+	for name, want := range map[string]string{
+		"expect node-1 failed": "node-1 failed", "never node-1 failed": "node-1 failed", "break: dead-agent node-1": "dead-agent node-1", "mend: dead-agent node-1": "dead-agent node-1",
+		"the third node was never in doubt": "the third node was never in doubt", "expect ": "expect ", "": "", "expected": "expected",
+	} {
+		if got := (report.Step{Name: name}).Title(); got != want {
+			t.Errorf("%q: %q, not %q", name, got, want)
+		}
+	}
+}
+
 // That a run was interrupted is said even if a step of it had failed before.
 func TestRunJUnitSaysInterrupted(t *testing.T) {
 	run := sample.Swapped()

@@ -201,9 +201,6 @@ func collect(ctx context.Context, l *lab.Lab, h *history, run *report.Run) error
 		for _, n := range s.Nodes {
 			run.Nodes = append(run.Nodes, report.RunNode{Name: n.Name, UUID: n.UUID, Hostname: n.Hostname, Address: n.Address, State: n.State, Detail: n.Detail, Attestations: h.count(n.Name)})
 		}
-		if err := draw(l, s, run); err != nil {
-			return err
-		}
 	} else {
 		h.unasked(err)
 	}
@@ -212,6 +209,11 @@ func collect(ctx context.Context, l *lab.Lab, h *history, run *report.Run) error
 		return fmt.Errorf("read the EK CAs: %w", err)
 	}
 	run.Certificates = certificates
+	if s.Lab != "" {
+		if err := draw(l, s, run); err != nil {
+			return err
+		}
+	}
 	if run.Verdict == report.Failed || run.Verdict == report.Broken {
 		return logs(ctx, l, run)
 	}
@@ -225,7 +227,9 @@ func draw(l *lab.Lab, s control.Status, run *report.Run) error {
 		return err
 	}
 	var picture strings.Builder
-	if err := graph.Of(p, &s).SVG(&picture); err != nil {
+	g := graph.Of(p, &s)
+	g.Certify(run.Certificates)
+	if err := g.SVG(&picture); err != nil {
 		return fmt.Errorf("draw the lab: %w", err)
 	}
 	run.Topology = picture.String()

@@ -25,8 +25,8 @@ func newGraph(s streams) *cobra.Command {
 		Use:   "graph [LAB]",
 		Short: "Draw a lab: networks, router, services, ingress, nodes and EK CAs",
 		Long: `Draws a lab's topology: the two networks, what the router lets pass between them, the services, the ingress, each node
-with its TPM, and the CA that certified its EK. Of a running lab it shows the states of all of these; of one that does not
-run, and with --plan, only what is planned. With --file it draws the lab that a specification would give.
+with its TPM, and the CA that certified its EK. Of a running lab it shows the states of all of these; with --plan, only
+what was planned. With --file it draws the lab that a specification would give.
 
 More than a dozen nodes are drawn in groups of those that are alike.
 
@@ -98,5 +98,14 @@ func (f *graphFlags) graph(ctx context.Context, s streams, args []string) (graph
 	if err != nil {
 		return graph.Graph{}, explain(l, err)
 	}
-	return graph.Of(p, status), nil
+	g := graph.Of(p, status)
+	if f.plan {
+		return g, nil
+	}
+	certificates, err := l.Certificates()
+	if err != nil {
+		return g, fmt.Errorf("read the EK CAs: %w", err)
+	}
+	g.Certify(certificates)
+	return g, nil
 }

@@ -68,6 +68,7 @@ type drawing struct {
 	polls  []report.Entry
 	used   map[string]bool // what the legend must explain
 	names  []chartName
+	usual  time.Duration // between attestations
 	y      int
 }
 
@@ -160,6 +161,7 @@ func (d *drawing) gather() {
 			d.parts = append(d.parts, r)
 		}
 	}
+	d.usual = usual(nodes)
 	if len(nodes) <= maxRows {
 		d.nodes = nodes
 		return
@@ -227,11 +229,13 @@ func (d *drawing) row(r *row) {
 		label += fmt.Sprintf("; %d good attestations", len(r.good))
 	}
 	d.tag("g", "role", "img", "aria-label", oneLine(label))
-	for _, s := range r.segments {
-		if s.to <= d.from {
-			continue
+	// What is not well comes last: its outline makes also a short time of it visible.
+	for _, bad := range []bool{false, true} {
+		for _, s := range r.segments {
+			if s.to > d.from && (stateClass(s.state) == classBad) == bad {
+				d.segment(s)
+			}
 		}
-		d.segment(s)
 	}
 	last := -1.0
 	for _, t := range r.good {
@@ -275,7 +279,7 @@ func (d *drawing) segment(s segment) {
 
 // gap draws the longest time without a good attestation where it is longer than what lies between attestations anyway.
 func (d *drawing) gap(r *row) {
-	if r.gap == nil || r.gap.Longest <= usual(r.good)*5/2 {
+	if r.gap == nil || r.gap.Longest <= d.usual*5/2 {
 		return
 	}
 	from, to := r.gap.At, r.gap.At+r.gap.Longest
@@ -293,14 +297,18 @@ func (d *drawing) gap(r *row) {
 	}
 }
 
-// usual is the median time between attestations.
-func usual(good []time.Duration) time.Duration {
-	if len(good) < 2 {
-		return 0
+// usual is the median time between attestations of all nodes; 0 where there were none.
+func usual(rows []*row) time.Duration {
+	var between []time.Duration
+	for _, r := range rows {
+		for i := range r.good {
+			if i > 0 {
+				between = append(between, r.good[i]-r.good[i-1])
+			}
+		}
 	}
-	between := make([]time.Duration, 0, len(good)-1)
-	for i := range good[1:] {
-		between = append(between, good[i+1]-good[i])
+	if len(between) == 0 {
+		return 0
 	}
 	slices.Sort(between)
 	return between[len(between)/2]

@@ -2,6 +2,7 @@ package html
 
 import (
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -66,6 +67,18 @@ func TestUpIsCutShort(t *testing.T) {
 	}
 }
 
+// In a run without its faults nothing was in force.
+func TestNoBandWithoutProof(t *testing.T) {
+	r := sample.Swapped()
+	if svg := string(newChart("r1", r).SVG); strings.Count(svg, `class="band"`) != 2 {
+		t.Error("the fault of two nodes has not two bands")
+	}
+	r.Steps[1].Evidence, r.Steps[1].Done = "", "left out"
+	if svg := string(newChart("r1", r).SVG); strings.Contains(svg, `class="band"`) {
+		t.Error("a fault that was left out has a band")
+	}
+}
+
 func TestFaultEndsWhereItWasMended(t *testing.T) {
 	r := sample.Swapped()
 	d := &drawing{run: r, scale: scale{to: r.Duration}}
@@ -82,6 +95,35 @@ func TestFaultEndsWhereItWasMended(t *testing.T) {
 	}
 }
 
+// A gap is one beside what is usual for the lab, even if the node itself was attested twice only, and a short failure can be seen.
+func TestGapAndShortFailure(t *testing.T) {
+	r := report.Run{Duration: time.Minute, Nodes: []report.RunNode{{Name: "a"}, {Name: "b"}}, Gaps: []report.Gap{{Node: "a", Longest: time.Second}, {Node: "b", Longest: 50 * time.Second, At: time.Second}}}
+	for i := range 59 {
+		r.History = append(r.History, report.Entry{At: time.Duration(i) * time.Second, Kind: report.EntryAttest, Node: "a"})
+	}
+	r.History = append(r.History, report.Entry{At: time.Second, Kind: report.EntryAttest, Node: "b"}, report.Entry{At: 51 * time.Second, Kind: report.EntryAttest, Node: "b"},
+		report.Entry{Kind: report.EntryState, Node: "b", State: "attested"}, report.Entry{At: 50 * time.Second, Kind: report.EntryState, Node: "b", State: "failed"},
+		report.Entry{At: 50*time.Second + time.Millisecond, Kind: report.EntryState, Node: "b", State: "attested"})
+	svg := string(newChart("r1", r).SVG)
+	if strings.Count(svg, "longest without a good attestation") != 1 || !strings.Contains(svg, "longest without a good attestation: 50 s") {
+		t.Error("the gap of b, and only that, should be drawn")
+	}
+	if bad, good := strings.Index(svg, `class="seg bad"`), strings.LastIndex(svg, `class="seg good"`); bad < good {
+		t.Error("the failure of b is covered by what came after it")
+	}
+}
+
+// The steps of the lab itself show the way up and down, whatever the clock said when they began.
+func TestUpAndDown(t *testing.T) {
+	d := &drawing{run: sample.Rotation(), used: map[string]bool{}}
+	d.run.Steps[0].At = 99 * time.Microsecond
+	d.scale, _ = newScale(d.run)
+	marks := d.placeSteps()
+	if first, last := marks[0].Label, marks[len(marks)-1].Label; first != "↑" || last != "↓" {
+		t.Errorf("%s at the beginning and %s at the end", first, last)
+	}
+}
+
 func TestAxis(t *testing.T) {
 	for _, length := range []time.Duration{time.Millisecond, 700 * time.Millisecond, 38 * time.Second, 7 * time.Minute, 5 * time.Hour, 100 * 24 * time.Hour} {
 		if n := len((scale{to: length}).ticks()); n < 2 || n > 101 {
@@ -92,7 +134,7 @@ func TestAxis(t *testing.T) {
 
 func TestTook(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		0: "0 s", 400 * time.Microsecond: "0 ms", 420 * time.Millisecond: "420 ms", 5800 * time.Millisecond: "5.8 s", 6 * time.Second: "6 s",
+		0: "0 s", 400 * time.Microsecond: "<1 ms", 420 * time.Millisecond: "420 ms", 5800 * time.Millisecond: "5.8 s", 6 * time.Second: "6 s",
 		59990 * time.Millisecond: "60 s", 63 * time.Second: "1 min 03 s", 3599900 * time.Millisecond: "60 min 00 s", 3700 * time.Second: "1 h 02 min",
 	} {
 		var plain []rune

@@ -29,6 +29,12 @@ func (d *drawing) placeSteps() []placed {
 	var ends []float64 // of each lane, where it is free again
 	for i, s := range d.run.Steps {
 		p := placed{stepView: viewStep(fmt.Sprintf("%s-s%d", d.id, i+1), s)}
+		if s.Kind == report.StepLab && s.Number == 0 {
+			p.Label = "↑"
+			if i > 0 {
+				p.Label = "↓"
+			}
+		}
 		if p.Skipped || s.At+s.Duration < d.from {
 			continue
 		}
@@ -47,7 +53,7 @@ func (d *drawing) placeSteps() []placed {
 		}
 		p.lane = -1
 		for _, chars := range []int{labelChars, labelChars * 2 / 3, labelChars / 3} {
-			label := clip(oneLine(s.Name), chars)
+			label := clip(oneLine(s.Title()), chars)
 			wide := textWidth(label) + 8
 			if x+markWidth/2+wide <= nominal {
 				if p.lane = free(x-markWidth/2, labelLanes); p.lane >= 0 {
@@ -84,14 +90,7 @@ func (d *drawing) mark(p placed) {
 	d.tag("a", "href", "#"+p.ID, "aria-label", oneLine(title))
 	d.tag("svg", "class", class, "x", d.x(p.At), "y", y, "overflow", "visible")
 	d.leaf("path", title, "class", "shape", "d", markShape(p.Kind))
-	label := p.Label
-	if p.Kind == report.StepLab && p.Number == 0 {
-		label = "↑"
-		if p.At > 0 {
-			label = "↓"
-		}
-	}
-	d.text(label, "class", "digit", "x", 0, "y", 13, "text-anchor", "middle")
+	d.text(p.Label, "class", "digit", "x", 0, "y", 13, "text-anchor", "middle")
 	if p.Class == classBad {
 		d.leaf("path", "", "class", "cross", "d", "M6 -1L12 5M12 -1L6 5")
 	}
@@ -138,10 +137,10 @@ func (d *drawing) guides(marks []placed, height int) {
 	}
 }
 
-// bands show how long each fault was in force, over the rows of its nodes.
+// bands show how long each fault was in force, over the rows of its nodes. One without a proof that it fired was left out.
 func (d *drawing) bands(top int) {
 	for i, s := range d.run.Steps {
-		if s.Kind != report.StepFault || s.Status != report.StepPassed {
+		if s.Kind != report.StepFault || s.Status != report.StepPassed || s.Evidence == "" {
 			continue
 		}
 		end := d.mended(i)

@@ -76,10 +76,10 @@ func newScale(r report.Run) (s scale, hidden time.Duration) {
 		s.to = max(s.to, e.At)
 	}
 	var up time.Duration
-	for _, st := range r.Steps {
+	for i, st := range r.Steps {
 		s.to = max(s.to, st.At+st.Duration)
-		if st.Kind == report.StepLab && st.At == 0 {
-			up = st.Duration
+		if st.Kind == report.StepLab && i == 0 {
+			up = st.At + st.Duration
 		}
 	}
 	if rest := s.to - up; rest > 0 && up > rest/2 && len(r.Steps) > 1 {

@@ -12,11 +12,11 @@ import (
 // oneLine is printable text on one line.
 func oneLine(s string) string { return strings.Join(strings.Fields(report.Clean(s)), " ") }
 
-// paragraphs splits text at empty lines.
+// paragraphs splits text at empty lines. Line ends within one are those of the file that it was written in, and mean nothing.
 func paragraphs(s string) []string {
 	var out []string
 	for p := range strings.SplitSeq(report.Clean(s), "\n\n") {
-		if p = strings.TrimSpace(p); p != "" {
+		if p = strings.Join(strings.Fields(p), " "); p != "" {
 			out = append(out, p)
 		}
 	}
@@ -39,6 +39,8 @@ func took(d time.Duration) string {
 	switch {
 	case d == 0:
 		return "0" + noBreak + "s"
+	case d < time.Millisecond:
+		return "<1" + noBreak + "ms"
 	case d < time.Second:
 		return fmt.Sprintf("%d%sms", d.Round(time.Millisecond)/time.Millisecond, noBreak)
 	case d < time.Minute:

@@ -41,6 +41,7 @@ type stepView struct {
 	report.Step
 	ID, Label, Word, Class, Mark, Reason string
 	Skipped                              bool
+	Others                               []string // nodes that the title does not name
 }
 
 type nodeView struct {
@@ -99,6 +100,12 @@ func viewStep(id string, s report.Step) stepView {
 	if s.Number > 0 {
 		v.Label = fmt.Sprint(s.Number)
 	}
+	title := wordsOf(s.Title())
+	for _, n := range s.Nodes {
+		if !slices.Contains(title, n) {
+			v.Others = append(v.Others, n)
+		}
+	}
 	switch {
 	case s.Status == report.StepSkipped:
 		v.Word, v.Class, v.Mark, v.Skipped, v.Reason = "skipped", "other", "–", true, s.Error
@@ -106,6 +113,11 @@ func viewStep(id string, s report.Step) stepView {
 		v.Word, v.Class, v.Mark = "failed", "bad", "✗"
 	}
 	return v
+}
+
+// wordsOf are the words of a sentence, without the marks between them.
+func wordsOf(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(" ,;:()\"", r) })
 }
 
 // nodes puts each node's gap beside how it was at the end. A node that only one of the two lists has is shown too.
@@ -160,8 +172,9 @@ func numbers(r report.Run, counts string) []number {
 
 func viewCert(c report.Certificate, started time.Time) certView {
 	v := certView{Certificate: c, Issuance: stamp(c.Issued), Class: "other"}
-	if since := c.Issued.Sub(started); !c.Issued.IsZero() && since >= 0 && since < 24*time.Hour {
-		v.Issuance = "after" + noBreak + took(since)
+	// Times in certificates are whole seconds.
+	if since := c.Issued.Sub(started); !c.Issued.IsZero() && since > -time.Second && since < 24*time.Hour {
+		v.Issuance = "after" + noBreak + took(max(since, 0))
 	}
 	if c.Trusted {
 		v.Class = "good"

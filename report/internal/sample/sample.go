@@ -92,13 +92,13 @@ func Swapped() report.Run {
 	r.Error = "step 4: node-2 was not attested again within 15 s"
 	r.Question = "Does Keylime notice that it asks the wrong agent?"
 	r.Steps = []report.Step{
-		{Kind: report.StepLab, Name: "bring the lab up", Status: report.StepPassed, Duration: at(4.2), Done: "3 of 3 nodes attested"},
-		{Number: 1, Kind: report.StepFault, Name: "swapped-route node-1 node-2", Status: report.StepPassed, At: at(5), Duration: at(0.2), Nodes: []string{"node-1", "node-2"}, Evidence: "the ingress showed the certificate of node-2 under the hostname of node-1"},
-		{Number: 2, Kind: report.StepExpect, Name: "the verifier gives both up", Status: report.StepPassed, At: at(5.2), Duration: at(6.8), Nodes: []string{"node-1", "node-2"}, Evidence: "node-1 failed after 6.1 s, node-2 failed after 6.8 s"},
-		{Number: 3, Kind: report.StepMend, Name: "swapped-route node-1 node-2", Status: report.StepPassed, At: at(16), Duration: at(0.3), Nodes: []string{"node-1", "node-2"}, Mends: 1, Done: "each hostname leads to its own agent again; the verifier was told to ask them again"},
+		{Kind: report.StepLab, Name: "bring the lab up", Status: report.StepPassed, At: 100 * time.Microsecond, Duration: at(4.2), Done: "3 of 3 nodes attested"},
+		{Number: 1, Kind: report.StepFault, Name: "break: swapped-route node-1 and node-2", Status: report.StepPassed, At: at(5), Duration: at(0.2), Nodes: []string{"node-1", "node-2"}, Evidence: "the ingress showed the certificate of node-2 under the hostname of node-1"},
+		{Number: 2, Kind: report.StepExpect, Name: "expect node-1 and node-2 failed", Status: report.StepPassed, At: at(5.2), Duration: at(6.8), Nodes: []string{"node-1", "node-2"}, Evidence: "node-1 failed after 6.1 s, node-2 failed after 6.8 s"},
+		{Number: 3, Kind: report.StepMend, Name: "mend: swapped-route node-1 and node-2", Status: report.StepPassed, At: at(16), Duration: at(0.3), Nodes: []string{"node-1", "node-2"}, Mends: 1, Done: "each hostname leads to its own agent again; the verifier was told to ask them again"},
 		{Number: 4, Kind: report.StepExpect, Name: "both are attested again within 15 s", Status: report.StepFailed, At: at(16.4), Duration: at(15), Nodes: []string{"node-1", "node-2"},
 			Evidence: "node-1: attested after 3.2 s\nnode-2: failed, verifier: Failed, last event \"internal.verifier.not_reachable\"", Error: "node-2 was not attested again within 15 s"},
-		{Number: 5, Kind: report.StepNever, Name: "node-3 is never given up", Status: report.StepSkipped, Nodes: []string{"node-3"}},
+		{Number: 5, Kind: report.StepNever, Name: "never node-3 failed", Status: report.StepSkipped, Nodes: []string{"node-3"}},
 	}
 	r.History = append(r.History, states("node-1", 1, "starting", 3, "enrolled", 4.1, "attested", 11.3, "failed", 16.3, "enrolled", 19.6, "attested")...)
 	r.History = append(r.History, states("node-2", 1, "starting", 3, "enrolled", 4.1, "attested", 12, "failed", 16.3, "enrolled", 20.1, "failed")...)
