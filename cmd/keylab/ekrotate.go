@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -38,12 +39,8 @@ Interrupted, the lab is left as it is at that moment, and another rotate goes on
 			if err := checkOutput(output, "table", "json"); err != nil {
 				return err
 			}
-			known := false
-			for _, one := range rotate.Strategies {
-				known = known || string(one) == strategy
-			}
-			if !known {
-				return usagef("--strategy %q is none of %v", strategy, rotate.Strategies)
+			if !slices.Contains(rotate.Strategies, rotate.Strategy(strategy)) {
+				return usagef("--strategy %q is none of %s, %s, %s", strategy, rotate.Overlap, rotate.AtOnce, rotate.Emergency)
 			}
 			l, err := f.open(nil)
 			if err != nil {

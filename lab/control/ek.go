@@ -88,7 +88,7 @@ const (
 	EKSuperseded = "superseded"
 	EKUnrecorded = "unrecorded" // the CA's key signed it, and its record does not hold it
 	EKExpired    = "expired"
-	EKForeign    = "foreign" // no CA of the lab signed it
+	EKForeign    = "foreign" // no CA of the lab signed it, but the stranger's or one that the lab does not know
 )
 
 // What an EKNode's Registered can be.

@@ -283,9 +283,8 @@ func look[N any](ctx context.Context, l EKLab, m Endorsements[N], n N) (e contro
 	if err != nil {
 		return e, err
 	}
-	e.Standing = control.EKForeign
-	if ok {
-		e.CA = ca.Name
+	e.Standing, e.CA = control.EKForeign, ca.Name
+	if ok && ca.Name != authority.Stranger {
 		if e.Standing, err = Standing(ca, cert); err != nil {
 			return e, err
 		}

@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -46,6 +47,7 @@ type Options struct {
 	Algorithm string        // of the keys of a CA that is made; "": as the first one's
 	Pause     time.Duration // between two nodes, with Overlap
 	Parallel  int           // how many nodes at once, with AtOnce and Emergency; 0: as many as the substrate bears
+	Poll      time.Duration // how often the lab is asked how its nodes are: the error of every gap; 0: 200 ms
 	DryRun    bool          // write the runbook, and do nothing
 	// OnCommand receives every command when it is over, or, with DryRun, when it is planned; one after the other. nil: nobody does.
 	OnCommand func(Command)
@@ -147,7 +149,7 @@ func Run(ctx context.Context, l Lab, o Options) (Result, error) {
 		return Result{}, err
 	}
 	if !o.DryRun {
-		r.watch = newWatch(l, r.started)
+		r.watch = newWatch(l, r.started, cmp.Or(o.Poll, defaultPoll))
 		defer r.watch.stop()
 	}
 	switch o.Strategy {

@@ -11,15 +11,17 @@ import (
 	"keylab.dev/keylab/report"
 )
 
-// poll is how often the lab is asked for the nodes' states: the error of every gap, together with what an answer takes.
-const poll = 200 * time.Millisecond
+// defaultPoll is how often the lab is asked for the nodes' states.
+const defaultPoll = 200 * time.Millisecond
 
 // watch sees when each node was attested.
 type watch struct {
-	lab   Lab
 	start time.Time
+	poll  time.Duration
 	end   context.CancelFunc
 	done  chan struct{}
+
+	first chan struct{} // closed when the lab has answered once
 
 	mu    sync.Mutex
 	order []string
@@ -35,17 +37,19 @@ type seen struct {
 	failed          bool
 }
 
-func newWatch(l Lab, start time.Time) *watch {
+func newWatch(l Lab, start time.Time, poll time.Duration) *watch {
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &watch{lab: l, start: start, end: cancel, done: make(chan struct{}), seen: map[string]*seen{}}
+	w := &watch{start: start, poll: poll, end: cancel, done: make(chan struct{}), first: make(chan struct{}), seen: map[string]*seen{}}
 	go func() {
 		defer close(w.done)
 		tick := time.NewTicker(poll)
 		defer tick.Stop()
+		answered := sync.OnceFunc(func() { close(w.first) })
 		for {
 			// A lab that does not answer is seen as a gap.
 			if status, err := l.Status(ctx); err == nil {
 				w.note(status, time.Since(start))
+				answered()
 			}
 			select {
 			case <-ctx.Done():
@@ -125,7 +129,12 @@ func (w *watch) attestedAgain(ctx context.Context) []string {
 		}
 		return good
 	}
-	tick := time.NewTicker(poll / 4)
+	select {
+	case <-w.first:
+	case <-ctx.Done():
+		return nil
+	}
+	tick := time.NewTicker(w.poll)
 	defer tick.Stop()
 	before := now()
 	for {
@@ -136,7 +145,7 @@ func (w *watch) attestedAgain(ctx context.Context) []string {
 				again = append(again, name)
 			}
 		}
-		if len(again) == len(before) && len(before) > 0 || ctx.Err() != nil {
+		if len(again) == len(before) || ctx.Err() != nil {
 			slices.Sort(again)
 			return again
 		}
