@@ -3,6 +3,7 @@ package tpmsim
 import (
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 
@@ -70,6 +71,9 @@ func (t *TPM) manufacture(ctx context.Context, o ManufactureOptions) (id *Identi
 	if err != nil || o.WithoutCertificate {
 		return id, err
 	}
+	if id.Certificate, err = survivor(c, p, id.Public); err != nil || id.Certificate != nil {
+		return id, err
+	}
 	id.Certificate, err = o.Certificate(id.Public, p.algorithm)
 	if err != nil {
 		return nil, fmt.Errorf("getting a certificate for the EK: %w", err)
@@ -78,6 +82,26 @@ func (t *TPM) manufacture(ctx context.Context, o ManufactureOptions) (id *Identi
 		return nil, err
 	}
 	return id, writeCertificate(ctx, c, p, id.Certificate)
+}
+
+// survivor is the certificate of this EK that outlived TPM2_Clear, which removes the persistent EK, whose seed stays, but not what the platform has
+// defined in NV (TPM 2.0 Library, Part 3, section 24.6); nil: there is none.
+func survivor(c transport.TPM, p *ekProfile, ek crypto.PublicKey) ([]byte, error) {
+	der, err := readNV(c, p.certificate)
+	if isMissing(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, nil // a write that was interrupted
+	}
+	if key, ok := ek.(interface{ Equal(crypto.PublicKey) bool }); !ok || !key.Equal(cert.PublicKey) {
+		return nil, nil
+	}
+	return der, nil
 }
 
 // makeEK returns the public area of the persistent EK, making that first if need be.

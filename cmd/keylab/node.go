@@ -12,10 +12,11 @@ import (
 
 func newNode(s streams) *cobra.Command {
 	var f labFlag
+	var pcr string
 	c := &cobra.Command{
-		Use:   "node ACTION NODE",
+		Use:   "node ACTION NODE [OTHER]",
 		Short: "Stop, start, reboot or crash a node of a running lab, replace its TPM, or have it trusted again",
-		Long: `Does to one node of a running lab what its operator, or fate, could:
+		Long: `Does to a node of a running lab what its operator, or fate, could:
 
   stop           shut it down: agent and TPM end in order, and nobody answers for it
   start          start it again; its agent registers with the same keys
@@ -23,31 +24,53 @@ func newNode(s streams) *cobra.Command {
   crash          cut its power and start it: the TPM's clock goes back to what it last saved
   replace-tpm    put another TPM into it, with an EK certificate of the lab's active CA; the old one is destroyed
   restart-agent  start its agent again, which then registers
+  pcr-extend     extend a --pcr by something that no log has
+  tpm-reset      clear its TPM, as a firmware's menu does, and reboot: the EK and its certificate stay, the agent's key is lost
+  tpm-swap       exchange its TPM with the one of the OTHER node
+  tpm-clone      put a copy of its TPM into the OTHER node, in place of that one's own
 
 and what an operator of Keylime does about it:
 
   reactivate     have the verifier ask a node again that it had given up
   forget         have verifier and registrar forget the node
   enrol          have the verifier forget the node, and the tenant enrol it anew; its payload, if there is one, is delivered again. Where the registrar
-                 knows the node with another EK certificate than its TPM has now, or not at all, the agent is forgotten there, started again and registered
+                 knows the node with another EK certificate than its TPM has now, or not at all, or its agent could not register, the agent is forgotten
+                 there, started again and registered
 
-The TPM and the agent keep their keys over all but replace-tpm; a payload goes with the machine's memory. keylab returns when it is done:
+The TPM and the agent keep their keys over all but replace-tpm and what is done to TPMs; after the latter the registrar may refuse the agent, which is told; a payload goes with the machine's memory. keylab returns when it is done:
 after start and restart-agent when the agent is registered and reachable, after reactivate and enrol when the verifier had a good quote.`,
 		Example: `  keylab node reboot node-1
-  keylab node replace-tpm node-2 && keylab node enrol node-2`,
-		ValidArgs: control.Actions,
+  keylab node replace-tpm node-2 && keylab node enrol node-2
+  keylab node tpm-swap node-1 node-2`,
+		ValidArgsFunction: completeNode(&f),
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 && !slices.Contains(control.Actions, args[0]) {
 				return usagef("there is no action %q; there are %s", args[0], strings.Join(control.Actions, ", "))
 			}
+			if len(args) > 0 && control.TwoNodes(args[0]) {
+				return cobra.ExactArgs(3)(c, args)
+			}
 			return cobra.ExactArgs(2)(c, args)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
+			action := control.Action{Kind: args[0], Node: args[1]}
+			if len(args) > 2 {
+				action.Other = args[2]
+			}
+			if c.Flags().Changed("pcr") {
+				var err error
+				if action.PCR, err = control.ParsePCR(pcr); err != nil {
+					return usageError{err}
+				}
+			}
+			if err := action.Check(); err != nil {
+				return usageError{err}
+			}
 			l, err := f.open(nil)
 			if err != nil {
 				return err
 			}
-			done, err := l.Act(c.Context(), control.Action{Kind: args[0], Node: args[1]})
+			done, err := l.Act(c.Context(), action)
 			if err != nil {
 				return explain(l, err)
 			}
@@ -56,5 +79,20 @@ after start and restart-agent when the agent is registered and reachable, after 
 		},
 	}
 	f.add(c)
+	c.Flags().StringVar(&pcr, "pcr", "", "of pcr-extend: which one, 0 to 23")
 	return c
+}
+
+// completeNode offers the actions, and then the lab's nodes, each once.
+func completeNode(f *labFlag) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return control.Actions, cobra.ShellCompDirectiveNoFileComp
+		}
+		if len(args) > 2 || len(args) > 1 && !control.TwoNodes(args[0]) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		names, directive := completeNodes(f)(c, nil, "")
+		return slices.DeleteFunc(names, func(n string) bool { return slices.Contains(args[1:], n) }), directive
+	}
 }

@@ -101,26 +101,3 @@ type Command struct {
 	Argv []string `json:"argv"`
 	Env  []string `json:"env"` // beside the caller's own
 }
-
-// Action asks the lab to do one thing to one node, as its operator could.
-type Action struct {
-	Kind string `json:"kind"` // one of Actions
-	Node string `json:"node"`
-}
-
-// What can be done to a node.
-const (
-	ActionStop       = "stop"        // shut down in order, and off
-	ActionStart      = "start"       // on again
-	ActionReboot     = "reboot"      // stop and start
-	ActionCrash      = "crash"       // a power cut, and on again
-	ActionReplaceTPM = "replace-tpm" // another TPM in the same machine
-	ActionReactivate = "reactivate"  // have the verifier ask again after it had given up
-	ActionEnrol      = "enrol"       // have the verifier forget the node and the tenant enrol it anew
-
-	ActionForget       = "forget"        // have verifier and registrar forget the node
-	ActionRestartAgent = "restart-agent" // start its agent again, which then registers anew
-)
-
-// Actions are all kinds of Action.
-var Actions = []string{ActionStop, ActionStart, ActionReboot, ActionCrash, ActionReplaceTPM, ActionReactivate, ActionEnrol, ActionForget, ActionRestartAgent}

@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"keylab.dev/keylab/lab/control"
@@ -46,13 +45,24 @@ func limited(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // Act does one thing to one node, and says what was done.
 func Act[N any](ctx context.Context, m Machines[N], a control.Action) (string, error) {
+	if err := a.Check(); err != nil {
+		return "", err
+	}
 	ctx, cancel := limited(ctx)
 	defer cancel()
 	n, err := m.Find(a.Node)
 	if err != nil {
 		return "", err
 	}
-	done, err := act(ctx, m, n, a)
+	var done string
+	switch {
+	case a.Kind == control.ActionExtendPCR:
+		done, err = extendPCR(ctx, m, n, a)
+	case a.Kind == control.ActionResetTPM || control.TwoNodes(a.Kind):
+		done, err = changeTPMs(ctx, m, n, a)
+	default:
+		done, err = act(ctx, m, n, a)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w", a.Kind, a.Node, err)
 	}
@@ -116,7 +126,7 @@ func act[N any](ctx context.Context, m Machines[N], n N, a control.Action) (stri
 		}
 		return enrolAnew(ctx, m, n)
 	}
-	return "", fmt.Errorf("there is no such action; there are %s", strings.Join(control.Actions, ", "))
+	return "", fmt.Errorf("nobody knows how to %s a node", a.Kind)
 }
 
 // enrolAnew also has the agent register anew where the registrar does not know it as it is: it refuses another EK certificate under a UUID that it knows.

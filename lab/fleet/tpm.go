@@ -16,8 +16,19 @@ import (
 	"keylab.dev/keylab/lab/state"
 )
 
-// TPMSeed is the seed of the TPM that a node has now: the plan's, or after replacements another one that follows from it. nil: a random one.
+// TPMSeed is the seed of the TPM that a node has now: the plan's, or after replacements another one that follows from it, or that of the node which
+// the TPM came from. nil: a random one.
 func TPMSeed(dir state.Dir, n plan.Node) ([]byte, error) {
+	moved, err := os.ReadFile(seedFile(dir, n))
+	if err == nil {
+		if len(moved) == 0 {
+			return nil, nil
+		}
+		return moved, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("seed of the TPM of %s: %w", n.Name, err)
+	}
 	if n.TPM.Seed == "" {
 		return nil, nil
 	}
@@ -42,8 +53,49 @@ func CountReplacement(dir state.Dir, n plan.Node) error {
 	if err := noteEKAbsent(dir, n, false); err != nil {
 		return err
 	}
+	if err := os.Remove(seedFile(dir, n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget the seed of the TPM that %s had: %w", n.Name, err)
+	}
 	return atomicfile.Write(replacementsFile(dir, n), []byte(strconv.Itoa(count+1)+"\n"), 0o600)
 }
+
+// SwapTPMs exchanges the TPMs of two nodes that are off, in the lab's folder.
+func SwapTPMs(dir state.Dir, a, b plan.Node) error {
+	seedA, errA := TPMSeed(dir, a)
+	seedB, errB := TPMSeed(dir, b)
+	if err := errors.Join(errA, errB); err != nil {
+		return err
+	}
+	aside := dir.TPM(a.Name) + ".moving"
+	for _, move := range [][2]string{{dir.TPM(a.Name), aside}, {dir.TPM(b.Name), dir.TPM(a.Name)}, {aside, dir.TPM(b.Name)}} {
+		if err := os.Rename(move[0], move[1]); err != nil {
+			return fmt.Errorf("exchange the TPMs of %s and %s: %w", a.Name, b.Name, err)
+		}
+	}
+	return errors.Join(keepSeed(dir, a, seedB), keepSeed(dir, b, seedA))
+}
+
+// CloneTPM puts a copy of one node's TPM in the place of another's. Both are off.
+func CloneTPM(dir state.Dir, from, to plan.Node) error {
+	seed, err := TPMSeed(dir, from)
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir.TPM(to.Name)); err != nil {
+		return fmt.Errorf("take the TPM of %s out: %w", to.Name, err)
+	}
+	if err := os.CopyFS(dir.TPM(to.Name), os.DirFS(dir.TPM(from.Name))); err != nil {
+		return fmt.Errorf("copy the TPM of %s into %s: %w", from.Name, to.Name, err)
+	}
+	return keepSeed(dir, to, seed)
+}
+
+// keepSeed notes the seed of a TPM that another node's plan stands for; an empty one is random.
+func keepSeed(dir state.Dir, n plan.Node, seed []byte) error {
+	return atomicfile.Write(seedFile(dir, n), seed, 0o600)
+}
+
+func seedFile(dir state.Dir, n plan.Node) string { return dir.TPM(n.Name) + ".seed" }
 
 // The count is beside the TPM's folder, which goes with the TPM.
 func replacementsFile(dir state.Dir, n plan.Node) string { return dir.TPM(n.Name) + ".replaced" }

@@ -20,7 +20,10 @@ import (
 // machines is what can be done to the lab's workers and their TPMs: each is a container.
 type machines struct{ l *Lab }
 
-var _ fleet.Machines[plan.Node] = machines{}
+var (
+	_ fleet.Machines[plan.Node]    = machines{}
+	_ fleet.PCRExtender[plan.Node] = machines{}
+)
 
 // Act does one thing to one node, and says what was done.
 func (l *Lab) Act(ctx context.Context, a control.Action) (string, error) {
@@ -275,6 +278,13 @@ func (m machines) EnrolAgain(ctx context.Context, n plan.Node) error {
 		return err
 	}
 	return l.awaitTrusted(ctx, v, n, known.UUID)
+}
+
+// ExtendPCR uses the tools in the TPM's own container.
+func (m machines) ExtendPCR(ctx context.Context, n plan.Node, pcr int) error {
+	tool := fmt.Sprintf("printf 'keylab pcr-extend' | TPM2TOOLS_TCTI='%s' tpm2_pcrevent %d", tctiAt(tpmSocketDir), pcr)
+	_, err := m.l.execOutput(ctx, m.l.resource(tpmPart(n.Name)), "sh", "-c", tool)
+	return err
 }
 
 // findNode knows the lab's nodes by name.

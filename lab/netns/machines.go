@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
@@ -24,10 +25,21 @@ func (s *supervisor) Act(ctx context.Context, a control.Action) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	n.acting.Lock()
-	defer n.acting.Unlock()
+	acting := []*node{n}
+	if a.Other != "" {
+		other, err := s.node(a.Other)
+		if err != nil {
+			return "", err
+		}
+		acting = append(acting, other)
+	}
+	slices.SortFunc(acting, func(a, b *node) int { return a.Number - b.Number }) // so that nobody waits for the other
+	for _, n := range slices.Compact(acting) {
+		n.acting.Lock()
+		defer n.acting.Unlock()
+	}
 	done, err := fleet.Act(ctx, machines{s}, a)
-	s.log.Info("action", "kind", a.Kind, "node", a.Node, "error", err)
+	s.log.Info("action", "kind", a.Kind, "node", a.Node, "other", a.Other, "error", err)
 	return done, err
 }
 
@@ -72,13 +84,15 @@ func (m machines) PowerOn(ctx context.Context, n *node) error {
 	if err == nil {
 		err = n.startAgent(ctx)
 	}
-	if err != nil { // it stays off, so that it can be tried again
+	if err != nil && n.unregistrable(ctx, err) {
+		err = fmt.Errorf("%w: %w", fleet.ErrNotRegistered, err)
+	} else if err != nil { // it stays off, so that it can be tried again
 		return errors.Join(err, m.PowerOff(context.WithoutCancel(ctx), n, true))
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.off = false
-	return nil
+	return err
 }
 
 // NewTPM destroys the old TPM: its state is of no use to anybody who has not kept a copy of it before.
@@ -86,13 +100,8 @@ func (m machines) NewTPM(_ context.Context, n *node) error {
 	if err := os.RemoveAll(m.s.dir.TPM(n.Name)); err != nil {
 		return fmt.Errorf("take the old TPM out: %w", err)
 	}
-	n.mu.Lock()
-	if n.hostname != "" {
-		m.s.ingress.RemoveRoute(n.hostname)
-	}
-	n.former = append(n.former, n.uuid)
-	n.enrolled.Done = false
-	n.mu.Unlock()
+	n.withdraw()
+	n.outdate()
 	return fleet.CountReplacement(m.s.dir, n.Node)
 }
 
@@ -134,6 +143,12 @@ func (m machines) RestartAgent(ctx context.Context, n *node) error {
 }
 
 func (m machines) Stale(ctx context.Context, n *node) (bool, error) {
+	n.mu.Lock()
+	unregistered := n.unregistered != nil
+	n.mu.Unlock()
+	if unregistered {
+		return true, nil // for another AK, where it is not for the certificate
+	}
 	id, err := n.readTPM(ctx)
 	if err != nil {
 		return false, err

@@ -183,7 +183,7 @@ func (n *node) startAgent(ctx context.Context) error {
 	n.agent = a
 	n.agentStarts++
 	n.mu.Unlock()
-	if !push { // nobody asks those that push for anything
+	if !push && !n.s.named(n, n.hostname) { // nobody asks those that push for anything
 		if err := n.s.ingress.SetRoute(n.hostname, join(n.Address, n.Agent.Port)); err != nil {
 			return err
 		}

@@ -112,6 +112,9 @@ func (g *goPushAgent) endBy(ctx context.Context, why error) error {
 	cancel, started := g.cancel, g.started
 	g.mu.Unlock()
 	if !started {
+		g.mu.Lock()
+		g.err = why
+		g.mu.Unlock()
 		return g.Close()
 	}
 	cancel(why)

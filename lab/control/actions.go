@@ -1,0 +1,75 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Action asks the lab to do one thing to one node, as its operator could, or to two.
+type Action struct {
+	Kind  string `json:"kind"` // one of Actions
+	Node  string `json:"node"`
+	Other string `json:"other,omitempty"` // the second node, of those kinds that take two
+	PCR   *int   `json:"pcr,omitempty"`   // of ActionExtendPCR, 0 to 23
+}
+
+// What can be done to a node.
+const (
+	ActionStop       = "stop"        // shut down in order, and off
+	ActionStart      = "start"       // on again
+	ActionReboot     = "reboot"      // stop and start
+	ActionCrash      = "crash"       // a power cut, and on again
+	ActionReplaceTPM = "replace-tpm" // another TPM in the same machine
+	ActionReactivate = "reactivate"  // have the verifier ask again after it had given up
+	ActionEnrol      = "enrol"       // have the verifier forget the node and the tenant enrol it anew
+
+	ActionForget       = "forget"        // have verifier and registrar forget the node
+	ActionRestartAgent = "restart-agent" // start its agent again, which then registers anew
+
+	ActionExtendPCR = "pcr-extend" // extend a PCR by something that no log has
+	ActionResetTPM  = "tpm-reset"  // TPM2_Clear and a reboot: the EK stays, all other keys are lost
+	ActionSwapTPMs  = "tpm-swap"   // two machines exchange their TPMs
+	ActionCloneTPM  = "tpm-clone"  // the other node gets a copy of the node's TPM in place of its own
+)
+
+// Actions are all kinds of Action.
+var Actions = []string{
+	ActionStop, ActionStart, ActionReboot, ActionCrash, ActionReplaceTPM, ActionReactivate, ActionEnrol, ActionForget, ActionRestartAgent,
+	ActionExtendPCR, ActionResetTPM, ActionSwapTPMs, ActionCloneTPM,
+}
+
+// TwoNodes tells whether an action is done to two nodes.
+func TwoNodes(kind string) bool { return kind == ActionSwapTPMs || kind == ActionCloneTPM }
+
+// PCRs is how many PCRs a TPM has in each bank.
+const PCRs = 24
+
+// Check tells what is wrong with an action, as far as that can be said without a lab.
+func (a Action) Check() error {
+	switch {
+	case !slices.Contains(Actions, a.Kind):
+		return fmt.Errorf("there is no action %q; there are %s", a.Kind, strings.Join(Actions, ", "))
+	case TwoNodes(a.Kind) && (a.Other == "" || a.Other == a.Node):
+		return fmt.Errorf("%s needs two different nodes", a.Kind)
+	case !TwoNodes(a.Kind) && a.Other != "":
+		return fmt.Errorf("%s is done to one node, not to %s and %s", a.Kind, a.Node, a.Other)
+	case a.Kind == ActionExtendPCR && a.PCR == nil:
+		return fmt.Errorf("%s needs a PCR, 0 to %d", a.Kind, PCRs-1)
+	case a.Kind != ActionExtendPCR && a.PCR != nil:
+		return fmt.Errorf("%s is about no PCR", a.Kind)
+	case a.PCR != nil && (*a.PCR < 0 || *a.PCR >= PCRs):
+		return fmt.Errorf("there is no PCR %d; there are 0 to %d", *a.PCR, PCRs-1)
+	}
+	return nil
+}
+
+// ParsePCR reads the number of a PCR, for Action.PCR.
+func ParsePCR(text string) (*int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n >= PCRs {
+		return nil, fmt.Errorf("%q is no PCR; there are 0 to %d", text, PCRs-1)
+	}
+	return &n, nil
+}

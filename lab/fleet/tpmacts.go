@@ -1,0 +1,120 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"keylab.dev/keylab/lab/control"
+)
+
+// ErrNotRegistered says that a node runs, but its agent could not register: the registrar knows another TPM or another AK under its UUID.
+var ErrNotRegistered = errors.New("its agent could not register")
+
+// PCRExtender is a substrate that can extend its nodes' PCRs.
+type PCRExtender[N any] interface {
+	// ExtendPCR extends a PCR in all banks by something that no log has. The node is on.
+	ExtendPCR(ctx context.Context, n N, pcr int) error
+}
+
+// Bench is a substrate that can change what is in its nodes' TPMs, and which node has which.
+type Bench[N any] interface {
+	// ClearTPM does TPM2_Clear. The node is on.
+	ClearTPM(ctx context.Context, n N) error
+	// SwapTPMs exchanges two nodes' TPMs. Both are off.
+	SwapTPMs(ctx context.Context, a, b N) error
+	// CloneTPM destroys the TPM of one node, and puts a copy of another's into it. Both are off.
+	CloneTPM(ctx context.Context, from, to N) error
+}
+
+func extendPCR[N any](ctx context.Context, m Machines[N], n N, a control.Action) (string, error) {
+	e, ok := m.(PCRExtender[N])
+	if !ok {
+		return "", errNoBench
+	}
+	if err := mustBeOn(ctx, m, n, a.Node); err != nil {
+		return "", err
+	}
+	done := fmt.Sprintf("PCR %d was extended by something that no log has; a reboot resets it", *a.PCR)
+	if *a.PCR == agentPCR {
+		done += ", and a pull agent does so before each of its quotes"
+	}
+	return done, e.ExtendPCR(ctx, n, *a.PCR)
+}
+
+// agentPCR is the one that pull agents reset for each quote, and extend by their payload key (tpm.TPM_KEY_PCR; Keylime calls it "data").
+const agentPCR = 16
+
+// errNoBench is the answer of a substrate that cannot change its TPMs.
+var errNoBench = errors.New("this is not yet on kind: use the substrate netns")
+
+// changeTPMs does what is done to TPMs while their machines are off, and starts the machines again. That an agent then cannot register is not an error
+// but what there is to be seen.
+func changeTPMs[N any](ctx context.Context, m Machines[N], n N, a control.Action) (string, error) {
+	bench, ok := m.(Bench[N])
+	if !ok {
+		return "", errNoBench
+	}
+	nodes, names := []N{n}, []string{a.Node}
+	if a.Other != "" {
+		other, err := m.Find(a.Other)
+		if err != nil {
+			return "", err
+		}
+		nodes, names = append(nodes, other), append(names, a.Other)
+	}
+	if a.Kind == control.ActionResetTPM { // by the firmware, which needs a TPM that is on
+		if err := mustBeOn(ctx, m, n, a.Node); err != nil {
+			return "", err
+		}
+		if err := bench.ClearTPM(ctx, n); err != nil {
+			return "", err
+		}
+	}
+	for _, n := range nodes {
+		on, err := m.Running(ctx, n)
+		if err != nil {
+			return "", err
+		}
+		if on {
+			if err := m.PowerOff(ctx, n, true); err != nil {
+				return "", err
+			}
+		}
+	}
+	var done string
+	var err error
+	switch a.Kind {
+	case control.ActionResetTPM:
+		done = "its TPM was cleared: it has the EK and the EK certificate that it had, but no AK and no clock"
+	case control.ActionSwapTPMs:
+		done = fmt.Sprintf("it has exchanged its TPM with %s", a.Other)
+		err = bench.SwapTPMs(ctx, nodes[0], nodes[1])
+	case control.ActionCloneTPM:
+		done = fmt.Sprintf("%s has a copy of its TPM, and so the same UUID", a.Other)
+		err = bench.CloneTPM(ctx, nodes[0], nodes[1])
+	}
+	if err != nil {
+		return "", err
+	}
+	for i, n := range nodes {
+		err := m.PowerOn(ctx, n)
+		switch {
+		case errors.Is(err, ErrNotRegistered):
+			done += fmt.Sprintf("; %s runs, but %v: `keylab node enrol %s` has it registered and enrolled as it is now", names[i], err, names[i])
+		case err != nil:
+			return "", fmt.Errorf("start %s again: %w", names[i], err)
+		default:
+			done += fmt.Sprintf("; the agent of %s has registered", names[i])
+		}
+	}
+	return done, nil
+}
+
+func mustBeOn[N any](ctx context.Context, m Machines[N], n N, name string) error {
+	on, err := m.Running(ctx, n)
+	if err == nil && !on {
+		err = fmt.Errorf("it is off: `keylab node start %s` starts it", name)
+	}
+	return err
+}
