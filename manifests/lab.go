@@ -58,14 +58,16 @@ type Agent struct {
 
 // The names by which a lab finds its pods.
 const (
-	LabelNode        = "keylab.dev/node" // on nodes and on agents' pods: the lab's name of the node
-	LabelName        = "app.kubernetes.io/name"
-	AppAgent         = "keylime-agent"
-	AppIngress       = "keylab-ingress"
-	AppDevicePlugin  = "keylab-tpm"
-	AppPodNetwork    = "keylab-podnet"
-	ContainerAgent   = "agent"
-	ContainerIngress = "controller"
+	LabelNode = "keylab.dev/node" // on nodes and on agents' pods: the lab's name of the node
+	LabelName = "app.kubernetes.io/name"
+	// LabelControlPlane is on the node that is the control plane, and is the key of the taint that keeps pods off it.
+	LabelControlPlane = "node-role.kubernetes.io/control-plane"
+	AppAgent          = "keylime-agent"
+	AppIngress        = "keylab-ingress"
+	AppDevicePlugin   = "keylab-tpm"
+	AppPodNetwork     = "keylab-podnet"
+	ContainerAgent    = "agent"
+	ContainerIngress  = "controller"
 
 	// ClassKeylab is the ingress class of keylab's own controller.
 	ClassKeylab = "keylab"
