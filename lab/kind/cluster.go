@@ -38,6 +38,7 @@ func (l *Lab) clusterConfig() (*v1alpha4.Cluster, error) {
 		Nodes: []v1alpha4.Node{{Role: v1alpha4.ControlPlaneRole, ExtraMounts: []v1alpha4.Mount{program}}},
 		// Where the machine itself lacks CAP_SYS_RESOURCE, a container's oom_score_adj cannot be lowered.
 		ContainerdConfigPatches: []string{"[plugins.\"io.containerd.grpc.v1.cri\"]\n  restrict_oom_score_adj = true\n"},
+		KubeadmConfigPatches:    []string{briskControlPlane, briskKubelet},
 	}
 	for _, n := range l.planned.Nodes {
 		if err := l.makeSocketDir(n.Name); err != nil {
@@ -57,6 +58,20 @@ func (l *Lab) clusterConfig() (*v1alpha4.Cluster, error) {
 	}
 	return c, nil
 }
+
+// What a lab waits for in a cluster that starts, with the defaults, while the machine idles.
+const (
+	// Controllers are started one after the other, and each asks the API server before the next may; the workers' join asks for what one of the last makes,
+	// and asks again only after five seconds. There is no other to lead; but both ask before the API server lets them, and then not for two seconds.
+	briskControlPlane = `kind: ClusterConfiguration
+controllerManager: {extraArgs: {kube-api-qps: "200", kube-api-burst: "400", leader-elect-retry-period: 500ms}}
+scheduler: {extraArgs: {leader-elect-retry-period: 500ms}}
+`
+	// A node says that it has TPMs to give with its next status, which is due every ten seconds.
+	briskKubelet = `kind: KubeletConfiguration
+nodeStatusUpdateFrequency: 1s
+`
+)
 
 // createCluster has kind make the cluster, and gives every node keylab's image and, where the node image brings none, a network for pods.
 func (l *Lab) createCluster(ctx context.Context) error {
