@@ -71,7 +71,7 @@ func (l Lab) ingressDeployment() *appsv1.Deployment {
 				}},
 				Containers: []corev1.Container{
 					{
-						Name: "haproxy", Image: l.ToolsImage, ImagePullPolicy: corev1.PullIfNotPresent,
+						Name: "haproxy", Image: l.ProxyImage, ImagePullPolicy: corev1.PullIfNotPresent,
 						Command:         []string{"haproxy", "-W", "-db", "-f", "/run/haproxy/haproxy.cfg"},
 						SecurityContext: restricted(), VolumeMounts: []corev1.VolumeMount{shared},
 						Ports:          []corev1.ContainerPort{{Name: "tls", ContainerPort: proxyPort}},

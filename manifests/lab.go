@@ -18,7 +18,7 @@ type Lab struct {
 	IngressClass    string // of the agents' Ingress objects
 	LoadBalancer    netip.Addr
 	KeylabImage     string // holds keylab at /keylab
-	ToolsImage      string // has HAProxy
+	ProxyImage      string // has HAProxy
 	Registrar       netip.AddrPort
 	// Verifier is where agents of the push model send their evidence; invalid: the verifier asks them. Interval is the time between two attestations
 	// where the verifier names none, in whole seconds.

@@ -2,6 +2,7 @@ package kind
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -32,7 +33,7 @@ func (l *Lab) objects() (manifests.Lab, error) {
 	k := l.planned.Kubernetes
 	m := manifests.Lab{
 		Name: l.planned.Lab, AgentNamespace: k.AgentNamespace, SystemNamespace: k.SystemNamespace, IngressClass: k.IngressClass,
-		LoadBalancer: l.planned.Keylime.Ingress.Addr(), KeylabImage: l.known().Image, ToolsImage: l.images().Tools,
+		LoadBalancer: l.planned.Keylime.Ingress.Addr(), KeylabImage: l.known().Image, ProxyImage: cmp.Or(l.images().Proxy, l.images().Tools),
 		Registrar: l.planned.Keylime.Registrar, APIServer: "https://" + net.JoinHostPort(k.ControlPlane, "6443"),
 		AgentAPI: keylime.AgentAPIVersions(l.planned.Keylime.Version), PodCIDR: k.PodCIDR, InstallCNI: !l.images().BuiltInCNI,
 	}
