@@ -47,6 +47,8 @@ type Node struct {
 	Agent          Agent
 	Unpack         bool // the agent unpacks its payload
 	Autorun        bool // the agent unpacks its payload and runs the script in it
+	IMA            bool // the node has an IMA list, beside the TPM's sockets
+	MeasuredBoot   bool // the node has a boot log there
 }
 
 // Agent is the program that is a node's agent.

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -102,7 +103,7 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 	if len(errs) > 0 {
 		return agent.Config{}, "", fmt.Errorf("the agent's configuration: %w", errors.Join(errs...))
 	}
-	return agent.Config{
+	c := agent.Config{
 		UUID:        o.text("uuid", agent.UUIDHashEK),
 		OpenTPM:     func(ctx context.Context) (transport.TPMCloser, error) { return tpmsim.Dial(ctx, socket) },
 		EKAlgorithm: ek, AKAlgorithm: ak, HashAlgorithm: hash, APIVersions: o.apiVersions("api_versions"),
@@ -116,7 +117,14 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 		OnAccess: func(x agent.Access) {
 			log.Info("request", "remote", x.Remote, "method", x.Method, "path", x.Path, "nonce", x.Nonce, "status", x.Status, "name", x.ServerName)
 		},
-	}, net.JoinHostPort(o.text("ip", "0.0.0.0"), strconv.Itoa(port)), nil
+	}
+	if path := o.text("ima_ml_path", ""); path != "" {
+		c.IMAList = func() (io.ReadCloser, error) { return os.Open(path) }
+	}
+	if path := o.text("measuredboot_ml_path", ""); path != "" {
+		c.MeasuredBootLog = func() ([]byte, error) { return os.ReadFile(path) }
+	}
+	return c, net.JoinHostPort(o.text("ip", "0.0.0.0"), strconv.Itoa(port)), nil
 }
 
 var errNoTPM = fmt.Errorf("%s is not set: the pod has no TPM; its container must ask for the resource keylab.dev/tpm", EnvTPM)

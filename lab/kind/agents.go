@@ -58,6 +58,7 @@ func (l *Lab) objects() (manifests.Lab, error) {
 			UUIDOption: fleet.UUIDOption(n, known.UUID),
 			Agent:      l.agentImage(n.Agent),
 			Autorun:    n.Payload != nil && n.Payload.Autorun, Unpack: l.planned.PayloadPackaged(),
+			IMA: n.IMA != nil, MeasuredBoot: n.MeasuredBoot != nil,
 		}
 		_, cert, key, err := fleet.ServerCertificate(l.dir.Agent(n.Name), known.Hostname)
 		if err != nil {
