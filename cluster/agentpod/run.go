@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/google/go-tpm/tpm2/transport"
 
@@ -117,6 +118,12 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 		OnAccess: func(x agent.Access) {
 			log.Info("request", "remote", x.Remote, "method", x.Method, "path", x.Path, "nonce", x.Nonce, "status", x.Status, "name", x.ServerName)
 		},
+	}
+	notes := &notebook{dir: c.StateDir}
+	c.OnRevocation = func(r agent.Revocation) {
+		if err := notes.note(time.Now(), r); err != nil {
+			log.Warn("a revocation notice", "error", err)
+		}
 	}
 	if path := o.text("ima_ml_path", ""); path != "" {
 		c.IMAList = func() (io.ReadCloser, error) { return os.Open(path) }

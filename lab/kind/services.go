@@ -14,6 +14,7 @@ import (
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/kind/noticerole"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/verify"
 	"keylab.dev/keylab/netlab"
@@ -158,8 +159,18 @@ func (l *Lab) startTenant(ctx context.Context) error {
 	if l.planned.PayloadPackaged() {
 		p.bind(l.dir.Revocation(), l.dir.Revocation(), false)
 	}
+	receives, err := l.receiveNotices(p)
+	if err != nil {
+		return err
+	}
 	if err := l.start(ctx, p); err != nil {
 		return err
+	}
+	if receives {
+		return l.awaitContainer(ctx, plan.Tenant, "the receiver of notices to answer", func(ctx context.Context) error {
+			_, err := noticerole.Notices(ctx, l.dialControl(plan.Tenant))
+			return err
+		})
 	}
 	return l.died(ctx, plan.Tenant)
 }
