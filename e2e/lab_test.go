@@ -74,6 +74,8 @@ func TestLab(t *testing.T) {
 	})
 	t.Run("router stopped", func(t *testing.T) { routerStopped(l.on(t)) })
 	t.Run("a pod of one's own", func(t *testing.T) { ownPod(l.on(t)) })
+	t.Run("DNS conformance", func(t *testing.T) { dnsConforms(l.on(t)) })
+	t.Run("router conformance", func(t *testing.T) { routerConforms(l.on(t)) })
 	t.Run("manifests", func(t *testing.T) { manifestsAgain(l.on(t)) })
 	t.Run("verbs", func(t *testing.T) { verbs(l.on(t)) })
 

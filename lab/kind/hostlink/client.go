@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -76,29 +77,19 @@ func (c *Client) call(ctx context.Context, r request) (a answer, err error) {
 	return a, nil
 }
 
-// Dial connects from the container: network is "tcp", with a literal address, or "unix".
+// Dial connects from the container: network is "tcp" or "udp", with a literal address, or "unix". A UDP connection reads and writes packets.
 func (c *Client) Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	stream, err := c.open(request{Op: opDial, Network: network, Address: address})
+	stream, _, err := c.ask(ctx, request{Op: opDial, Network: network, Address: address})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("connect to %s from the container: %w", address, err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = stream.SetReadDeadline(time.Unix(1, 0)) })
-	var a answer
-	err = receive(stream, &a)
-	if !stop() && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err == nil {
-		err = a.err()
-	} else {
-		err = fmt.Errorf("connect to %s from the container: %w", address, err)
-	}
-	if err != nil {
-		stream.Close()
-		return nil, err
+	if isUDP(network) {
+		return newPacketConn(stream), nil
 	}
 	return &conn{Stream: stream}, nil
 }
+
+func isUDP(network string) bool { return strings.HasPrefix(network, "udp") }
 
 // conn is a connection through the session. Closing the write side of a yamux stream is closing it: the read side stays open until the
 // other end closes too.
