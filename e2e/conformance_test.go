@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"io"
 	"net"
 	"net/netip"
@@ -65,13 +64,10 @@ func controlOf(c *hostlink.Client) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) { return c.Dial(ctx, "unix", netroles.ControlSocket) }
 }
 
-// plan is the lab's plan with the addresses that its hosts have.
-func (l *testLab) plan() plan.Plan {
+// running is the plan of a lab that runs, with the addresses that its hosts have.
+func (l *testLab) running() plan.Plan {
 	l.t.Helper()
-	var p plan.Plan
-	if err := json.Unmarshal([]byte(l.run("up", "-f", l.spec, "--dry-run", "--output", "json")), &p); err != nil {
-		l.t.Fatal(err)
-	}
+	p := l.plan()
 	got := map[string]netip.Addr{}
 	for _, h := range p.Hosts {
 		container := h.Name
@@ -87,7 +83,7 @@ func (l *testLab) plan() plan.Plan {
 
 // dnsConforms puts the running lab's DNS servers, asked from where they are for, to the tests that those of netns pass.
 func dnsConforms(l *testLab) {
-	p := l.plan()
+	p := l.running()
 	zone := netlab.Zone{Domain: p.DNS.Domain, Wildcard: p.DNS.Wildcard, Records: p.DNS.Records, Origin: p.Lab + ".test"}
 	for server, from := range map[string]string{plan.DNS: "keylab-" + l.name + "-tenant", plan.ClusterDNS: p.Nodes[0].KubernetesName} {
 		l.t.Run(server, func(t *testing.T) {
@@ -138,7 +134,7 @@ func (h linkedHost) Probe(ctx context.Context, protocol string, to netip.AddrPor
 // routerConforms puts the running lab's router to the tests that that of netns passes, among hosts which join the lab's networks for it. So long nobody else
 // sends anything across: the verifier, which asks all the time, is halted.
 func routerConforms(l *testLab) {
-	t, p := l.t, l.plan()
+	t, p := l.t, l.running()
 	name := func(part string) string { return "keylab-" + l.name + "-" + part }
 	docker(t, "pause", name(plan.Verifier))
 	halted := true
