@@ -87,6 +87,10 @@ func TestSlim(t *testing.T) {
 		root = append(root, rootFile{name: "usr/lib/x86_64-linux-gnu/" + l, link: l + ".1"}, rootFile{name: "usr/lib/x86_64-linux-gnu/" + l + ".1", content: l})
 		want = append(want, "usr/lib/x86_64-linux-gnu/"+l, "usr/lib/x86_64-linux-gnu/"+l+".1")
 	}
+	without := slices.DeleteFunc(slices.Clone(root), func(f rootFile) bool { return f.content == "the linker" })
+	if err := slim(writeRoot(t, without), out, wanted); err == nil || !strings.Contains(err.Error(), "there is no file usr/lib/x86_64-linux-gnu/"+linker+".2") {
+		t.Errorf("without its interpreter: %v", err)
+	}
 	if err := slim(writeRoot(t, root), out, wanted); err != nil {
 		t.Fatal(err)
 	}

@@ -2,10 +2,12 @@ package hostlink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -95,6 +97,24 @@ func isUDP(network string) bool { return strings.HasPrefix(network, "udp") }
 // other end closes too.
 type conn struct {
 	*yamux.Stream
+}
+
+// Read and Write say that a deadline is over as net.Conn wants it.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Stream.Read(b)
+	return n, deadlineOver(err)
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.Stream.Write(b)
+	return n, deadlineOver(err)
+}
+
+func deadlineOver(err error) error {
+	if errors.Is(err, yamux.ErrTimeout) {
+		return os.ErrDeadlineExceeded
+	}
+	return err
 }
 
 // CloseWrite ends the direction to the peer.

@@ -76,13 +76,13 @@ func newPacketConn(stream *yamux.Stream) *packetConn {
 // Read reads one packet; what of it is too long for b is lost.
 func (c *packetConn) Read(b []byte) (int, error) {
 	packet, err := c.read()
-	return copy(b, packet), err
+	return copy(b, packet), deadlineOver(err)
 }
 
 // Write sends one packet.
 func (c *packetConn) Write(b []byte) (int, error) {
 	if err := c.write(b); err != nil {
-		return 0, err
+		return 0, deadlineOver(err)
 	}
 	return len(b), nil
 }
@@ -145,7 +145,7 @@ type peersConn struct {
 func (c *peersConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	data, err := c.read()
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, deadlineOver(err)
 	}
 	peer, packet, err := unaddressed(data)
 	return copy(b, packet), net.UDPAddrFromAddrPort(peer), err
