@@ -203,7 +203,12 @@ func (l *Lab) applyIngress(ctx context.Context) error {
 	if err := l.awaitPods(ctx, "the ingress", m.SystemNamespace, ingressSelector, 1); err != nil {
 		return err
 	}
+	// An attempt from before the address is announced learns late of that: it is given up and made again, at first after half a second.
+	patience := 500 * time.Millisecond
 	return fleet.Await(ctx, l.planned.Keylime.Ingress.String()+" to answer from the services network", func(ctx context.Context) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		patience = min(patience*3/2, 10*time.Second) // on a slow machine it may be short
 		c, err := l.dialFrom(plan.DNS)(ctx, "tcp", l.planned.Keylime.Ingress.String())
 		if err != nil {
 			return "", err

@@ -43,17 +43,15 @@ func (l *Lab) applyLoadBalancer(ctx context.Context) error {
 		return err
 	}
 	// The first object is MetalLB's namespace. The secret comes before the pods that mount it: one that waits for it is tried again only after ever longer pauses.
-	if err := k.apply(ctx, slices.Insert(install, 1, secret)); err != nil {
+	// The address is there for MetalLB when it starts.
+	if err := k.apply(ctx, slices.Concat(install[:1], []runtime.Object{secret}, install[1:], manifests.LoadBalancer(m))); err != nil {
 		return err
 	}
 	pods := 2
 	if !own {
 		pods += len(l.planned.Nodes) // a speaker on each
 	}
-	if err := l.awaitPods(ctx, "MetalLB", "metallb-system", "app=metallb", pods); err != nil {
-		return err
-	}
-	return k.apply(ctx, manifests.LoadBalancer(m))
+	return l.awaitPods(ctx, "MetalLB", "metallb-system", "app=metallb", pods)
 }
 
 // memberlistSecret is the key by which MetalLB's speakers know one another. Its controller would make one, when it runs.
@@ -70,9 +68,13 @@ func memberlistSecret() (runtime.Object, error) {
 
 // adapt has MetalLB's pods ask the API server where it is, without waiting for kube-proxy, for want of which they would end and be started again ever
 // later; and it makes their readiness known as soon as it is there: the manifest has the kubelet ask every ten seconds, from the tenth on. With keylab's
-// own ingress they stand on the control plane, as that does: there the address is announced, whatever becomes of the workers.
+// own ingress they stand on the control plane, as that does: there the address is announced, whatever becomes of the workers. What MetalLB would refuse is
+// refused once it runs; until then objects are taken unseen.
 func adapt(o runtime.Object, api netip.Addr, controlPlane bool) error {
 	u, ok := o.(*unstructured.Unstructured)
+	if ok && u.GetKind() == "ValidatingWebhookConfiguration" {
+		return eachMap(u, func(webhook map[string]any) { webhook["failurePolicy"] = "Ignore" }, "webhooks")
+	}
 	if !ok || u.GetKind() != "Deployment" && u.GetKind() != "DaemonSet" {
 		return nil
 	}
@@ -107,15 +109,19 @@ func toControlPlane(u *unstructured.Unstructured) error {
 
 // eachContainer changes all containers of a Deployment's or DaemonSet's pods.
 func eachContainer(u *unstructured.Unstructured, change func(container map[string]any)) error {
-	path := []string{"spec", "template", "spec", "containers"}
-	containers, _, err := unstructured.NestedSlice(u.Object, path...)
+	return eachMap(u, change, "spec", "template", "spec", "containers")
+}
+
+// eachMap changes all that is in a list of an object.
+func eachMap(u *unstructured.Unstructured, change func(map[string]any), path ...string) error {
+	list, _, err := unstructured.NestedSlice(u.Object, path...)
 	if err != nil {
 		return fmt.Errorf("read MetalLB's manifest: %w", err)
 	}
-	for _, c := range containers {
-		if container, ok := c.(map[string]any); ok {
-			change(container)
+	for _, x := range list {
+		if m, ok := x.(map[string]any); ok {
+			change(m)
 		}
 	}
-	return unstructured.SetNestedSlice(u.Object, containers, path...)
+	return unstructured.SetNestedSlice(u.Object, list, path...)
 }

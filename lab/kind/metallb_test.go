@@ -18,12 +18,13 @@ kind: DaemonSet
 metadata: {name: speaker}
 spec: {template: {spec: {nodeSelector: {kubernetes.io/os: linux}, containers: [{name: speaker, args: [--port=7472], readinessProbe: {initialDelaySeconds: 10, periodSeconds: 10}}]}}}
 ---
-kind: ServiceAccount
-metadata: {name: speaker}
+kind: ValidatingWebhookConfiguration
+metadata: {name: metallb}
+webhooks: [{name: one, failurePolicy: Fail}, {name: two, failurePolicy: Fail}]
 `
 
 // Beside keylab's ingress MetalLB stands on the control plane, which announces the address although kubeadm says that it shall not; for another ingress,
-// whose pods may be anywhere, its speakers are on all nodes. Either way nobody waits for its first probe.
+// whose pods may be anywhere, its speakers are on all nodes. Either way nobody waits for its first probe, and the address need not wait for its webhooks.
 func TestAdaptMetalLB(t *testing.T) {
 	for name, own := range map[string]bool{"keylab's ingress": true, "another": false} {
 		t.Run(name, func(t *testing.T) {
@@ -35,6 +36,14 @@ func TestAdaptMetalLB(t *testing.T) {
 				if err := adapt(o, netip.MustParseAddr("198.18.20.64"), own); err != nil {
 					t.Fatal(err)
 				}
+			}
+			err = eachMap(objects[2].(*unstructured.Unstructured), func(w map[string]any) {
+				if w["failurePolicy"] != "Ignore" {
+					t.Errorf("a webhook that is not there yet keeps objects out: %v", w)
+				}
+			}, "webhooks")
+			if err != nil {
+				t.Fatal(err)
 			}
 			for _, o := range objects[:2] {
 				u := o.(*unstructured.Unstructured)
