@@ -61,8 +61,9 @@ func (l *Lab) clusterConfig() (*v1alpha4.Cluster, error) {
 
 // What a lab waits for in a cluster that starts, with the defaults, while the machine idles.
 const (
-	// Controllers are started one after the other, and each asks the API server before the next may; the workers' join asks for what one of the last makes,
-	// and asks again only after five seconds. There is no other to lead; but both ask before the API server lets them, and then not for two seconds.
+	// Controllers are started one after the other, and ask the API server so much that its client holds them up, at twenty questions a second; kubeadm join asks
+	// for what one of them makes (the signature of cluster-info), and again only after five seconds. Controllers and scheduler ask for the lead before the API
+	// server lets them, and then not again for two seconds, though there is nobody else.
 	briskControlPlane = `kind: ClusterConfiguration
 controllerManager: {extraArgs: {kube-api-qps: "200", kube-api-burst: "400", leader-elect-retry-period: 500ms}}
 scheduler: {extraArgs: {leader-elect-retry-period: 500ms}}
