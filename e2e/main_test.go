@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/report"
 )
 
@@ -114,6 +115,16 @@ func (l *testLab) run(args ...string) string {
 func (l *testLab) up() {
 	l.t.Helper()
 	l.run("up", "-f", l.spec, "-v")
+}
+
+// plan is the plan of the lab's specification.
+func (l *testLab) plan() plan.Plan {
+	l.t.Helper()
+	var p plan.Plan
+	if err := json.Unmarshal([]byte(l.run("up", "-f", l.spec, "--dry-run", "--output", "json")), &p); err != nil {
+		l.t.Fatal(err)
+	}
+	return p
 }
 
 // kubectl runs kubectl against the lab's cluster.

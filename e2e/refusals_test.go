@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"bufio"
-	"encoding/json"
+	"flag"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,25 +34,60 @@ func TestStranger(t *testing.T) {
 	wantOnly(t, failed(l.verify()), "bad")
 }
 
+// inCluster are the steps that change nothing outside of the cluster's nodes: what there is to take away after them is what there was before.
+var inCluster = []string{plan.StepNodes, plan.StepLoadBalancer, plan.StepIngress, plan.StepAgents, plan.StepAgent, plan.StepEnrol, plan.StepAttest}
+
+func isInCluster(step string) bool { return slices.Contains(inCluster, printed(step)) }
+
+// printed is how an up of a lab with one node calls a step: without the node's name.
+func printed(step string) string {
+	name, _, _ := strings.Cut(step, "/")
+	return name
+}
+
+// everyStep has TestUpKilled kill an up after each of the steps in the cluster too: some minutes more.
+var everyStep = flag.Bool("every-step", false, "kill an up after the steps that change nothing outside of the cluster, too")
+
 // Killed at whatever step, an up leaves what one down takes away. The steps are those of the plan, so that a new one is walked too. One kill costs one
-// start as far as that step: seconds for those that need no cluster, which are half of them, and about a whole start for the others.
+// start as far as that step: seconds for those that need no cluster, and about a whole start for the others. Of those that change nothing outside of the
+// cluster's nodes only the last is walked, where Docker must have what it had before the first of them.
 func TestUpKilled(t *testing.T) {
 	l := newLab(t, "e2e-killed", 44, "nodes: 1\n")
-	var p plan.Plan
-	if err := json.Unmarshal([]byte(l.run("up", "-f", l.spec, "--dry-run", "--output", "json")), &p); err != nil {
-		t.Fatal(err)
-	}
+	p := l.plan()
 	if len(p.Steps) < 15 {
 		t.Fatalf("the plan has only %d steps", len(p.Steps))
 	}
+	var last plan.Step
+	outside := map[string]bool{}
 	for _, step := range p.Steps {
+		if isInCluster(step.Name) {
+			last = step
+		} else {
+			outside[printed(step.Name)] = true
+		}
+	}
+	for _, step := range p.Steps {
+		if isInCluster(step.Name) && step.Name != last.Name && !*everyStep {
+			continue
+		}
 		t.Run("after "+step.Name, func(t *testing.T) {
 			l := l.on(t)
 			began := time.Now()
-			if !killAfter(l, step.Name) {
+			had, done := "", map[string]bool{}
+			killed := killWhen(l, func(seen string) bool {
+				done[seen] = true
+				if had == "" && !slices.ContainsFunc(slices.Collect(maps.Keys(outside)), func(s string) bool { return !done[s] }) {
+					had = has(t, l.name)
+				}
+				return seen == printed(step.Name)
+			})
+			if !killed {
 				t.Fatalf("up ended before it had done %s", step.Name)
 			}
-			killed := time.Since(began)
+			took := time.Since(began)
+			if now := has(t, l.name); step.Name == last.Name && (had == "" || now != had) {
+				t.Errorf("the steps in the cluster change what Docker has, or come before others: Docker has\n%s\nand before them\n%s", now, had)
+			}
 			if step.Name == plan.StepNetwork {
 				if out := l.run("list"); !strings.Contains(out, l.name) {
 					t.Errorf("list does not show the half-made lab:\n%s", out)
@@ -62,13 +99,29 @@ func TestUpKilled(t *testing.T) {
 			bridges := bridgesOf(t, l.name)
 			l.run("down", l.name)
 			nothingButTPMs(t, l.name, bridges)
-			t.Logf("killed after %.1f s, gone %.1f s later", killed.Seconds(), (time.Since(began) - killed).Seconds())
+			t.Logf("killed after %.1f s, gone %.1f s later", took.Seconds(), (time.Since(began) - took).Seconds())
 		})
 	}
 	l.run("wipe", l.name)
 	if s := left(t, l.name); s != "" {
 		t.Errorf("left after wipe: %s", s)
 	}
+}
+
+// has is what Docker has of a lab, by its name: containers with what they mount, which may be a volume without a name, networks and volumes.
+func has(t *testing.T, lab string) string {
+	t.Helper()
+	var lines []string
+	for _, c := range strings.Split(docker(t, "ps", "--all", "--format", "{{.Names}},{{.Mounts}}", "--no-trunc", "--filter", "name=keylab-"+lab+"-"), "\n") {
+		parts := strings.Split(c, ",")
+		slices.Sort(parts[1:])
+		lines = append(lines, strings.Join(parts, " "))
+	}
+	networks := docker(t, "network", "ls", "--format", "{{.Name}}", "--filter", "name=keylab-"+lab+"-")
+	volumes := docker(t, "volume", "ls", "--quiet", "--filter", "name=keylab-"+lab+"-")
+	lines = append(lines, networks, volumes)
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }
 
 // bridgesOf are the machine's links that Docker made for a lab's networks.
@@ -112,8 +165,8 @@ func nothingButTPMs(t *testing.T, lab string, bridges []string) {
 	}
 }
 
-// killAfter starts an up, kills it as soon as it says that it has done the step, and tells whether it has said so.
-func killAfter(l *testLab, step string) bool {
+// killWhen starts an up, asks after each step that it says it has done, by the name that it prints, whether to kill it, and tells whether it was killed.
+func killWhen(l *testLab, now func(step string) bool) (killed bool) {
 	l.t.Helper()
 	cmd := l.command("up", "-f", l.spec, "-v")
 	out, err := cmd.StderrPipe()
@@ -123,21 +176,21 @@ func killAfter(l *testLab, step string) bool {
 	if err := cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	lines, seen := bufio.NewScanner(out), false
 	var said []string
-	for !seen && lines.Scan() {
+	for lines := bufio.NewScanner(out); !killed && lines.Scan(); {
 		said = append(said, lines.Text())
-		f := strings.Fields(lines.Text())
-		seen = len(f) >= 2 && f[0] == "✓" && (f[1] == step || strings.HasPrefix(step, f[1]+"/") && len(f) > 2)
+		if f := strings.Fields(lines.Text()); len(f) > 2 && f[0] == "✓" {
+			killed = now(f[1])
+		}
 	}
 	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
 		l.t.Log(err)
 	}
 	_ = cmd.Wait() // killed
-	if !seen {
+	if !killed {
 		l.t.Log(strings.Join(said, "\n"))
 	}
-	return seen
+	return killed
 }
 
 // Interrupted, an up takes back what it did.

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// What the specification says of single nodes is so in the cluster: labels, mounts, and flows and names that need a node's address.
+// What the specification says of nodes is so in the cluster: labels, mounts, flows and names that need a node's address, what nodes measure, what is
+// delivered to them, and who is told of them.
 func TestNodesAsSpecified(t *testing.T) {
 	dir := t.TempDir()
 	asset := filepath.Join(dir, "asset")
@@ -22,13 +23,19 @@ func TestNodesAsSpecified(t *testing.T) {
   - {hostPath: %[1]s, containerPath: /mnt/shared}
   - {hostPath: %[2]s, containerPath: /etc/asset, readOnly: true}
 - name: second
-`, dir, asset))
+  payload: {none: true}
+ima: {enabled: true}
+measuredBoot: {enabled: true}
+payload: {inline: %[3]q}
+`, dir, asset, secret))
 	text, err := os.ReadFile(l.spec)
 	if err != nil {
 		t.Fatal(err)
 	}
 	flows := "networks:\n  allow: [{name: to-kubelet, from: tenant, to: second, port: 10250}, {name: to-proxy, from: tenant, to: first, port: 10256}]\n"
-	if err := os.WriteFile(l.spec, []byte(strings.Replace(string(text), "networks:\n", flows, 1)), 0o600); err != nil {
+	const told = "keylime:\n  revocation: {agent: true, webhook: true}\n"
+	text = []byte(strings.NewReplacer("networks:\n", flows, "keylime:\n", told).Replace(string(text)))
+	if err := os.WriteFile(l.spec, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	l.up()
@@ -41,6 +48,9 @@ func TestNodesAsSpecified(t *testing.T) {
 		}
 	})
 	t.Run("mounts", func(t *testing.T) { mountsSeen(l.on(t), dir) })
+	t.Run("payload, logs and policies", func(t *testing.T) { delivered(l.on(t)) })
+	t.Run("a file that is not allowed", func(t *testing.T) { notAllowed(l.on(t)) })
+	t.Run("a tampered boot", func(t *testing.T) { tamperedBoot(l.on(t)) })
 	t.Run("router and DNS restarted", func(t *testing.T) { rulesOutliveRestart(l.on(t)) })
 }
 

@@ -77,3 +77,10 @@ func atMost(n int) string {
 	}
 	return strconv.Itoa(n)
 }
+
+// From is the text of a list from an entry on, 0 being the first, and how many entries there are in all. For a from not below that the text is empty.
+func From(list string, from int) (text string, total int) {
+	lines := strings.SplitAfter(list, "\n")
+	lines = lines[:len(lines)-1] // what follows the last line feed
+	return strings.Join(lines[min(from, len(lines)):], ""), len(lines)
+}

@@ -65,7 +65,8 @@ type Set struct {
 	Registrar         string   `json:"registrar"`
 	Verifier          string   `json:"verifier"`
 	Tenant            string   `json:"tenant"`
-	Tools             string   `json:"tools"` // Debian with swtpm, HAProxy, tpm2-tools
+	Tools             string   `json:"tools"`           // Debian with swtpm, HAProxy, tpm2-tools
+	Proxy             string   `json:"proxy,omitempty"` // HAProxy alone; empty in a lab of an older keylab, which has it in Tools
 	MetalLBController string   `json:"metallb_controller"`
 	MetalLBSpeaker    string   `json:"metallb_speaker"`
 	MetalLBManifest   []byte   `json:"metallb_manifest"`     // MetalLB's own, with these images put in
@@ -126,7 +127,7 @@ func (l local) buildAll(ctx context.Context) (Set, error) {
 	if _, err := l.ensure(ctx, node); err != nil {
 		return set, err
 	}
-	set.Node, set.Tools = reference(node), reference(tools)
+	set.Node, set.Tools, set.Proxy = reference(node), reference(tools), reference(l.proxy())
 	set.Registrar, set.Verifier, set.Tenant = reference(services), reference(services), reference(services)
 	set.MetalLBController = localPrefix + "metallb-controller:" + metalLBVersion
 	set.MetalLBSpeaker = localPrefix + "metallb-speaker:" + metalLBVersion

@@ -30,7 +30,7 @@ func (l local) keylimeBase() artifact {
 	base := debian(debianRoots()["keylime"])
 	a := artifact{name: "image-keylime-base", version: suite, inputs: []string{base.key()}}
 	a.build = func(ctx context.Context, dir string, m *manifest) error {
-		return l.overRoot(ctx, dir, m, base, reference(a), v1.Config{}, nil)
+		return l.overRoot(ctx, dir, m, base, nil, reference(a), v1.Config{}, nil)
 	}
 	return a
 }

@@ -3,6 +3,7 @@ package images
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -65,8 +66,9 @@ func (l local) clusterImages() map[string]artifact {
 		ref := localPrefix + "metallb-" + p + ":" + metalLBVersion
 		out[ref] = l.programImage("image-metallb-"+p, programs(recipeNamed("metallb")), ref, []string{"/" + p}, map[string]string{"/" + p: p})
 	}
-	tools := l.tools()
-	out[reference(tools)] = tools
+	for _, a := range []artifact{l.tools(), l.proxy()} {
+		out[reference(a)] = a
+	}
 	return out
 }
 
@@ -84,33 +86,58 @@ func reference(a artifact) string {
 	return localPrefix + strings.TrimPrefix(a.name, "image-") + ":" + a.version + "-" + a.key()
 }
 
+// kubeProxyTools are what kube-proxy runs, and the extensions of iptables, which are libraries that no program is linked with.
+var kubeProxyTools = []string{
+	"usr/sbin/iptables", "usr/sbin/iptables-save", "usr/sbin/iptables-restore", "usr/sbin/ip6tables", "usr/sbin/ip6tables-save", "usr/sbin/ip6tables-restore",
+	"usr/lib/*/xtables/", "usr/sbin/conntrack", "usr/sbin/modprobe", "usr/sbin/nft",
+}
+
 // kubeProxy is the one program of Kubernetes that needs others beside it.
 func (l local) kubeProxy(kube artifact, ref string) artifact {
 	base := debian(root{name: "root-kube-proxy", packages: []string{"conntrack", "iptables", "kmod", "nftables"}})
 	return artifact{
-		name: "image-kube-proxy", version: DefaultKubernetes, inputs: []string{kube.key(), base.key()},
+		name: "image-kube-proxy", version: DefaultKubernetes, inputs: append([]string{kube.key(), base.key(), slimVersion}, kubeProxyTools...),
 		build: func(ctx context.Context, dir string, m *manifest) error {
 			programs, err := l.ensure(ctx, kube)
 			if err != nil {
 				return err
 			}
-			return l.overRoot(ctx, dir, m, base, ref, v1.Config{Entrypoint: []string{"/usr/local/bin/kube-proxy"}},
+			return l.overRoot(ctx, dir, m, base, kubeProxyTools, ref, v1.Config{Entrypoint: []string{"/usr/local/bin/kube-proxy"}},
 				map[string]string{"/usr/local/bin/kube-proxy": filepath.Join(programs, "kube-proxy")})
 		},
 	}
 }
 
-// overRoot writes an image of a root with programs over it.
-func (l local) overRoot(ctx context.Context, dir string, m *manifest, base artifact, ref string, config v1.Config, files map[string]string) error {
+// proxy is HAProxy alone, for the cluster's nodes.
+func (l local) proxy() artifact {
+	base, programs := debian(debianRoots()["tools"]), []string{"usr/sbin/haproxy"}
+	a := artifact{name: "image-haproxy", version: suite, inputs: append([]string{base.key(), slimVersion}, programs...)}
+	a.build = func(ctx context.Context, dir string, m *manifest) error {
+		return l.overRoot(ctx, dir, m, base, programs, reference(a), v1.Config{Entrypoint: []string{"/usr/sbin/haproxy"}}, nil)
+	}
+	return a
+}
+
+// overRoot writes an image of a root, or of some programs of it, with programs over it.
+func (l local) overRoot(ctx context.Context, dir string, m *manifest, base artifact, only []string, ref string, config v1.Config, files map[string]string) error {
 	from, err := l.ensure(ctx, base)
 	if err != nil {
 		return err
+	}
+	archive := filepath.Join(from, "root.tar")
+	if len(only) > 0 {
+		small := filepath.Join(dir, "slim.tar")
+		defer os.Remove(small)
+		if err := slim(archive, small, only); err != nil {
+			return err
+		}
+		archive = small
 	}
 	if in, ok := l.manifest(base); ok {
 		m.Contents = in.Contents
 	}
 	m.Inputs = []string{base.name + " " + base.key()}
-	layer, err := layerOf(filepath.Join(from, "root.tar"))
+	layer, err := layerOf(archive)
 	if err != nil {
 		return err
 	}
@@ -133,7 +160,7 @@ func (l local) tools() artifact {
 	base := debian(debianRoots()["tools"])
 	a := artifact{name: "image-tools", version: suite, inputs: []string{base.key()}}
 	a.build = func(ctx context.Context, dir string, m *manifest) error {
-		return l.overRoot(ctx, dir, m, base, reference(a), v1.Config{Cmd: []string{"/bin/sh"}}, nil)
+		return l.overRoot(ctx, dir, m, base, nil, reference(a), v1.Config{Cmd: []string{"/bin/sh"}}, nil)
 	}
 	return a
 }

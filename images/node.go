@@ -58,7 +58,7 @@ func (l local) nodeBase() artifact {
 			}
 		}
 		config := v1.Config{Entrypoint: []string{"/usr/local/bin/entrypoint", "/sbin/init"}, Env: []string{"container=docker"}, StopSignal: "SIGRTMIN+3"}
-		if err := l.overRoot(ctx, dir, m, base, reference(a), config, files); err != nil {
+		if err := l.overRoot(ctx, dir, m, base, nil, reference(a), config, files); err != nil {
 			return err
 		}
 		for k, v := range contents {

@@ -72,7 +72,7 @@ func answers(ctx context.Context, host string) error {
 	return nil
 }
 
-// pull has Docker pull the official images. Tools, which nobody publishes, is built here.
+// pull has Docker pull the official images. Tools and Proxy, which nobody publishes, are built here.
 func (l local) pull(ctx context.Context) (Set, error) {
 	var set Set
 	refs := map[string]string{}
@@ -97,12 +97,15 @@ func (l local) pull(ctx context.Context) (Set, error) {
 			return set, err
 		}
 	}
-	if err := l.load(ctx, tools); err != nil {
-		return set, err
+	for _, a := range []artifact{tools, l.proxy()} {
+		if err := l.load(ctx, a); err != nil {
+			return set, err
+		}
 	}
 	set.Node, set.Registrar, set.Verifier, set.Tenant = refs["node"], refs["registrar"], refs["verifier"], refs["tenant"]
 	set.MetalLBController, set.MetalLBSpeaker, set.Tools = refs["metallb-controller"], refs["metallb-speaker"], reference(tools)
-	set.InCluster = []string{set.MetalLBController, set.MetalLBSpeaker, set.Tools}
+	set.Proxy = reference(l.proxy())
+	set.InCluster = []string{set.MetalLBController, set.MetalLBSpeaker, set.Proxy, set.Tools}
 	set.BuiltInCNI = true
 	var err error
 	set.MetalLBManifest, err = l.metalLBManifest(ctx, set.MetalLBController, set.MetalLBSpeaker)

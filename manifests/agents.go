@@ -17,6 +17,8 @@ import (
 const (
 	configDir = "/etc/keylime"
 	dataDir   = "/var/lib/keylime"
+	// measuredDir is where a container that has asked for the TPM finds it, and the logs of what the node measured.
+	measuredDir = "/run/keylab-tpm"
 )
 
 // Agents is the agents' namespace, their configuration and certificates, the DaemonSet, and for each node a Service and an Ingress.
@@ -79,6 +81,12 @@ func (l Lab) agentConfig(n Node) string {
 			"verifier_tls_ca_cert = "+quoted(configDir+"/cv_ca.crt"),
 			fmt.Sprintf("attestation_interval_seconds = %d", int(l.Interval.Seconds())),
 		)
+	}
+	if n.IMA {
+		lines = append(lines, "ima_ml_path = "+quoted(measuredDir+"/ascii_runtime_measurements"))
+	}
+	if n.MeasuredBoot {
+		lines = append(lines, "measuredboot_ml_path = "+quoted(measuredDir+"/binary_bios_measurements"))
 	}
 	if n.HashAlgorithm != "" {
 		lines = append(lines, "tpm_hash_alg = "+quoted(n.HashAlgorithm))

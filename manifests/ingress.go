@@ -59,7 +59,10 @@ func (l Lab) ingressDeployment() *appsv1.Deployment {
 			Replicas: ptr(int32(1)), Selector: &metav1.LabelSelector{MatchLabels: selector(AppIngress)},
 			Strategy: appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: l.labels(AppIngress)}, Spec: corev1.PodSpec{
-				ServiceAccountName: AppIngress, TerminationGracePeriodSeconds: ptr(int64(5)), Affinity: onLabNodes(),
+				ServiceAccountName: AppIngress, TerminationGracePeriodSeconds: ptr(int64(5)),
+				// On the control plane, so that no node's end takes the way to the other nodes with it.
+				NodeSelector:    map[string]string{LabelControlPlane: ""},
+				Tolerations:     []corev1.Toleration{{Key: LabelControlPlane, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}},
 				SecurityContext: &corev1.PodSecurityContext{FSGroup: ptr(int64(AgentUser))},
 				InitContainers: []corev1.Container{{
 					Name: "config", Image: l.KeylabImage, ImagePullPolicy: corev1.PullIfNotPresent,
@@ -68,7 +71,7 @@ func (l Lab) ingressDeployment() *appsv1.Deployment {
 				}},
 				Containers: []corev1.Container{
 					{
-						Name: "haproxy", Image: l.ToolsImage, ImagePullPolicy: corev1.PullIfNotPresent,
+						Name: "haproxy", Image: l.ProxyImage, ImagePullPolicy: corev1.PullIfNotPresent,
 						Command:         []string{"haproxy", "-W", "-db", "-f", "/run/haproxy/haproxy.cfg"},
 						SecurityContext: restricted(), VolumeMounts: []corev1.VolumeMount{shared},
 						Ports:          []corev1.ContainerPort{{Name: "tls", ContainerPort: proxyPort}},

@@ -18,7 +18,7 @@ type Lab struct {
 	IngressClass    string // of the agents' Ingress objects
 	LoadBalancer    netip.Addr
 	KeylabImage     string // holds keylab at /keylab
-	ToolsImage      string // has HAProxy
+	ProxyImage      string // has HAProxy
 	Registrar       netip.AddrPort
 	// Verifier is where agents of the push model send their evidence; invalid: the verifier asks them. Interval is the time between two attestations
 	// where the verifier names none, in whole seconds.
@@ -47,6 +47,8 @@ type Node struct {
 	Agent          Agent
 	Unpack         bool // the agent unpacks its payload
 	Autorun        bool // the agent unpacks its payload and runs the script in it
+	IMA            bool // the node has an IMA list, beside the TPM's sockets
+	MeasuredBoot   bool // the node has a boot log there
 }
 
 // Agent is the program that is a node's agent.
@@ -58,14 +60,16 @@ type Agent struct {
 
 // The names by which a lab finds its pods.
 const (
-	LabelNode        = "keylab.dev/node" // on nodes and on agents' pods: the lab's name of the node
-	LabelName        = "app.kubernetes.io/name"
-	AppAgent         = "keylime-agent"
-	AppIngress       = "keylab-ingress"
-	AppDevicePlugin  = "keylab-tpm"
-	AppPodNetwork    = "keylab-podnet"
-	ContainerAgent   = "agent"
-	ContainerIngress = "controller"
+	LabelNode = "keylab.dev/node" // on nodes and on agents' pods: the lab's name of the node
+	LabelName = "app.kubernetes.io/name"
+	// LabelControlPlane is on the node that is the control plane, and is the key of the taint that keeps pods off it.
+	LabelControlPlane = "node-role.kubernetes.io/control-plane"
+	AppAgent          = "keylime-agent"
+	AppIngress        = "keylab-ingress"
+	AppDevicePlugin   = "keylab-tpm"
+	AppPodNetwork     = "keylab-podnet"
+	ContainerAgent    = "agent"
+	ContainerIngress  = "controller"
 
 	// ClassKeylab is the ingress class of keylab's own controller.
 	ClassKeylab = "keylab"

@@ -82,6 +82,8 @@ func (l Lab) podNetwork() *appsv1.DaemonSet {
 func (l Lab) devicePlugin() *appsv1.DaemonSet {
 	return l.daemonSet(AppDevicePlugin, l.SystemNamespace, corev1.PodSpec{
 		AutomountServiceAccountToken: ptr(false), PriorityClassName: "system-node-critical",
+		// It uses no network, and with the node's own it need not wait for the pods'.
+		HostNetwork: true, Tolerations: []corev1.Toleration{{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists}},
 		Affinity: onLabNodes(),
 		Containers: []corev1.Container{{
 			Name: "plugin", Image: l.KeylabImage, ImagePullPolicy: corev1.PullIfNotPresent, Command: inContainer("device-plugin"),

@@ -41,8 +41,9 @@ func TestDNSConformance(t *testing.T) {
 
 func TestRouterConformance(t *testing.T) {
 	routertest.Run(t, func(t testing.TB) routertest.Target {
+		place := routertest.DefaultPlace()
 		l := netlab.BuildLab(t, routertest.Topology())
-		r, err := netlab.ApplyRules(l.Host(routertest.Router), routertest.Rules(), routertest.Directions()...)
+		r, err := netlab.ApplyRules(l.Host(routertest.Router), place.Rules(), place.Directions()...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +55,8 @@ func TestRouterConformance(t *testing.T) {
 			}
 		}
 		return routertest.Target{
-			Host:     l.Host,
+			Place:    place,
+			Host:     func(name string) routertest.Host { return routertest.InNamespace(l.Host(name)) },
 			Counters: r.Counters,
 			Rules: func() ([]netlab.Rule, bool, error) {
 				rules, open := r.Rules()

@@ -15,6 +15,7 @@ import (
 
 	"keylab.dev/keylab/agent"
 	"keylab.dev/keylab/agent/push"
+	"keylab.dev/keylab/ima"
 	"keylab.dev/keylab/tpmsim"
 )
 
@@ -76,7 +77,7 @@ func configurePush(o options, env func(string) (string, bool), log *slog.Logger)
 	if len(errs) > 0 {
 		return push.Config{}, fmt.Errorf("the agent's configuration: %w", errors.Join(errs...))
 	}
-	return push.Config{
+	c := push.Config{
 		UUID:           o.text("uuid", agent.UUIDHashEK),
 		OpenTPM:        func(ctx context.Context) (transport.TPMCloser, error) { return tpmsim.Dial(ctx, socket) },
 		EKAlgorithm:    ek,
@@ -89,5 +90,27 @@ func configurePush(o options, env func(string) (string, bool), log *slog.Logger)
 		OnAttestation: func(a push.Attestation) {
 			log.Info("attestation", "verdict", a.Verdict, "index", a.Index, "challenge", a.Challenge, "error", a.Err)
 		},
-	}, nil
+	}
+	if path := o.text("ima_ml_path", ""); path != "" {
+		c.IMA = listFrom(path)
+		// The machine's own start is not the node's. With the node this program starts again, and then the list may have begun anew.
+		started := time.Now()
+		c.BootTime = func() time.Time { return started }
+	}
+	if path := o.text("measuredboot_ml_path", ""); path != "" {
+		c.BootLog = func() ([]byte, error) { return os.ReadFile(path) }
+	}
+	return c, nil
+}
+
+// listFrom reads a node's IMA list from an entry on.
+func listFrom(path string) func(from int) (text string, total int, err error) {
+	return func(from int) (string, int, error) {
+		list, err := os.ReadFile(path)
+		if err != nil {
+			return "", 0, fmt.Errorf("read the IMA list: %w", err)
+		}
+		text, total := ima.From(string(list), from)
+		return text, total, nil
+	}
 }

@@ -6,11 +6,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/google/go-tpm/tpm2/transport"
 
@@ -102,7 +104,7 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 	if len(errs) > 0 {
 		return agent.Config{}, "", fmt.Errorf("the agent's configuration: %w", errors.Join(errs...))
 	}
-	return agent.Config{
+	c := agent.Config{
 		UUID:        o.text("uuid", agent.UUIDHashEK),
 		OpenTPM:     func(ctx context.Context) (transport.TPMCloser, error) { return tpmsim.Dial(ctx, socket) },
 		EKAlgorithm: ek, AKAlgorithm: ak, HashAlgorithm: hash, APIVersions: o.apiVersions("api_versions"),
@@ -116,7 +118,20 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 		OnAccess: func(x agent.Access) {
 			log.Info("request", "remote", x.Remote, "method", x.Method, "path", x.Path, "nonce", x.Nonce, "status", x.Status, "name", x.ServerName)
 		},
-	}, net.JoinHostPort(o.text("ip", "0.0.0.0"), strconv.Itoa(port)), nil
+	}
+	notes := &notebook{dir: c.StateDir}
+	c.OnRevocation = func(r agent.Revocation) {
+		if err := notes.note(time.Now(), r); err != nil {
+			log.Warn("a revocation notice", "error", err)
+		}
+	}
+	if path := o.text("ima_ml_path", ""); path != "" {
+		c.IMAList = func() (io.ReadCloser, error) { return os.Open(path) }
+	}
+	if path := o.text("measuredboot_ml_path", ""); path != "" {
+		c.MeasuredBootLog = func() ([]byte, error) { return os.ReadFile(path) }
+	}
+	return c, net.JoinHostPort(o.text("ip", "0.0.0.0"), strconv.Itoa(port)), nil
 }
 
 var errNoTPM = fmt.Errorf("%s is not set: the pod has no TPM; its container must ask for the resource keylab.dev/tpm", EnvTPM)

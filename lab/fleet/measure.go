@@ -22,9 +22,13 @@ import (
 	"keylab.dev/keylab/lab/state"
 )
 
-// Measured makes what a node of the plan measures. The nodes of a lab are machines of one purchase.
+// Measured makes what a node of the plan measures, with its logs in a folder of the lab's.
 func Measured(dir state.Dir, lab string, n plan.Node, open func() (transport.TPMCloser, error)) (*measure.Node, error) {
-	o := measure.Options{Dir: dir.Measured(n.Name), OpenTPM: open}
+	return NewMeasured(measure.Options{Dir: dir.Measured(n.Name), OpenTPM: open}, lab, n)
+}
+
+// NewMeasured makes what a node of the plan measures, with the other options as they are. The nodes of a lab are machines of one purchase.
+func NewMeasured(o measure.Options, lab string, n plan.Node) (*measure.Node, error) {
 	if n.IMA != nil {
 		o.IMA = &measure.IMA{Template: ima.Template(n.IMA.Template)}
 		for _, f := range n.IMA.Files {
@@ -109,16 +113,16 @@ func runtimePolicy(dir state.Dir, n plan.Node) string {
 }
 
 // AddPolicies puts the policies by which the verifier shall judge what a node measures into the request that enrols it. The tenant adds the PCRs that
-// they need to the request's TPM policy (process_policy in keylime/cli/policies.py). The reference state is written now: it is that of the firmware
-// which the node has now.
-func AddPolicies(r *keylime.Request, dir state.Dir, n plan.Node, measured *measure.Node) error {
+// they need to the request's TPM policy (process_policy in keylime/cli/policies.py). The reference state, which refState gives, is written now: it is that
+// of the firmware which the node has now.
+func AddPolicies(r *keylime.Request, dir state.Dir, n plan.Node, refState func() ([]byte, error)) error {
 	if n.IMA != nil {
 		r.RuntimePolicyFile = runtimePolicy(dir, n)
 	}
 	if n.MeasuredBoot == nil {
 		return nil
 	}
-	state, err := measured.RefState()
+	state, err := refState()
 	if err != nil {
 		return fmt.Errorf("the reference state of %s: %w", n.Name, err)
 	}

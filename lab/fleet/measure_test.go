@@ -43,7 +43,7 @@ func TestAddPolicies(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := keylime.Request{UUID: "u"}
-	if err := AddPolicies(&r, dir, n, measured); err != nil {
+	if err := AddPolicies(&r, dir, n, measured.RefState); err != nil {
 		t.Fatal(err)
 	}
 	data, err := os.ReadFile(r.MBPolicyFile)
@@ -54,7 +54,7 @@ func TestAddPolicies(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 	r = keylime.Request{UUID: "u"}
-	if err := AddPolicies(&r, dir, plan.Node{Name: "none"}, measured); err != nil || r.RuntimePolicyFile != "" || r.MBPolicyFile != "" {
+	if err := AddPolicies(&r, dir, plan.Node{Name: "none"}, measured.RefState); err != nil || r.RuntimePolicyFile != "" || r.MBPolicyFile != "" {
 		t.Errorf("a node that measures nothing: %+v, %v", r, err)
 	}
 }

@@ -19,9 +19,6 @@ import (
 // bootPCRs are those that a boot without systemd-stub extends.
 var bootPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14}
 
-// ErrNotOnKind is the answer of a lab on Kubernetes to whoever asks for measurements.
-var ErrNotOnKind = errors.New("IMA and measured boot are not yet on kind: use the substrate netns")
-
 // Measure shows what a node has measured, or changes it. After control.TamperBoot and control.UpdateFirmware the node has to be rebooted.
 func Measure(ctx context.Context, n plan.Node, measured *measure.Node, m control.Measurement) (a control.Measured, err error) {
 	switch m.Kind {

@@ -2,22 +2,17 @@ package kind
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/x509"
-	"encoding/hex"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"keylab.dev/keylab/keylime"
@@ -38,7 +33,7 @@ func (l *Lab) objects() (manifests.Lab, error) {
 	k := l.planned.Kubernetes
 	m := manifests.Lab{
 		Name: l.planned.Lab, AgentNamespace: k.AgentNamespace, SystemNamespace: k.SystemNamespace, IngressClass: k.IngressClass,
-		LoadBalancer: l.planned.Keylime.Ingress.Addr(), KeylabImage: l.known().Image, ToolsImage: l.images().Tools,
+		LoadBalancer: l.planned.Keylime.Ingress.Addr(), KeylabImage: l.known().Image, ProxyImage: cmp.Or(l.images().Proxy, l.images().Tools),
 		Registrar: l.planned.Keylime.Registrar, APIServer: "https://" + net.JoinHostPort(k.ControlPlane, "6443"),
 		AgentAPI: keylime.AgentAPIVersions(l.planned.Keylime.Version), PodCIDR: k.PodCIDR, InstallCNI: !l.images().BuiltInCNI,
 	}
@@ -63,6 +58,7 @@ func (l *Lab) objects() (manifests.Lab, error) {
 			UUIDOption: fleet.UUIDOption(n, known.UUID),
 			Agent:      l.agentImage(n.Agent),
 			Autorun:    n.Payload != nil && n.Payload.Autorun, Unpack: l.planned.PayloadPackaged(),
+			IMA: n.IMA != nil, MeasuredBoot: n.MeasuredBoot != nil,
 		}
 		_, cert, key, err := fleet.ServerCertificate(l.dir.Agent(n.Name), known.Hostname)
 		if err != nil {
@@ -184,77 +180,6 @@ func (l *Lab) served(ctx context.Context, n plan.Node, nonce string) (int, error
 	return fleet.Served(bytes.NewReader(text), l.planned.Keylime.Push(), nonce)
 }
 
-// applyLoadBalancer installs MetalLB and gives it the one address.
-func (l *Lab) applyLoadBalancer(ctx context.Context) error {
-	k, err := l.cluster()
-	if err != nil {
-		return err
-	}
-	install, err := decodeManifest(l.images().MetalLBManifest)
-	if err != nil {
-		return err
-	}
-	api := l.known().Addresses[l.planned.Kubernetes.ControlPlane]
-	for _, o := range install {
-		if err := hasten(o, api); err != nil {
-			return err
-		}
-	}
-	secret, err := memberlistSecret()
-	if err != nil {
-		return err
-	}
-	// The first object is MetalLB's namespace. The secret comes before the pods that mount it: one that waits for it is tried again only after ever longer pauses.
-	if err := k.apply(ctx, slices.Insert(install, 1, secret)); err != nil {
-		return err
-	}
-	if err := l.awaitPods(ctx, "MetalLB", "metallb-system", "app=metallb", 2+len(l.planned.Nodes)); err != nil {
-		return err
-	}
-	m, err := l.objects()
-	if err != nil {
-		return err
-	}
-	return k.apply(ctx, manifests.LoadBalancer(m))
-}
-
-// memberlistSecret is the key by which MetalLB's speakers know one another. Its controller would make one, when it runs.
-func memberlistSecret() (runtime.Object, error) {
-	key := make([]byte, 64)
-	if _, err := rand.Read(key); err != nil {
-		return nil, fmt.Errorf("make a key for MetalLB's speakers: %w", err)
-	}
-	return &corev1.Secret{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: metav1.ObjectMeta{Namespace: "metallb-system", Name: "memberlist"},
-		Data: map[string][]byte{"secretkey": []byte(hex.EncodeToString(key))},
-	}, nil
-}
-
-// hasten has MetalLB's pods ask the API server where it is, without waiting for kube-proxy, for want of which they would end and be started again ever
-// later; and it makes their readiness known as soon as it is there: the manifest has the kubelet ask every ten seconds, from the tenth on.
-func hasten(o runtime.Object, api netip.Addr) error {
-	u, ok := o.(*unstructured.Unstructured)
-	if !ok || u.GetKind() != "Deployment" && u.GetKind() != "DaemonSet" {
-		return nil
-	}
-	containers, _, err := unstructured.NestedSlice(u.Object, "spec", "template", "spec", "containers")
-	if err != nil {
-		return fmt.Errorf("read MetalLB's manifest: %w", err)
-	}
-	for _, c := range containers {
-		container, ok := c.(map[string]any)
-		if !ok {
-			continue
-		}
-		env, _ := container["env"].([]any)
-		container["env"] = append(env, map[string]any{"name": "KUBERNETES_SERVICE_HOST", "value": api.String()}, map[string]any{"name": "KUBERNETES_SERVICE_PORT", "value": "6443"})
-		if probe, ok := container["readinessProbe"].(map[string]any); ok {
-			probe["initialDelaySeconds"], probe["periodSeconds"] = int64(1), int64(1)
-		}
-	}
-	return unstructured.SetNestedSlice(u.Object, containers, "spec", "template", "spec", "containers")
-}
-
 // applyIngress installs the ingress, if it is keylab's own, and waits until it answers on the load balancer's address.
 func (l *Lab) applyIngress(ctx context.Context) error {
 	k, err := l.cluster()
@@ -278,7 +203,12 @@ func (l *Lab) applyIngress(ctx context.Context) error {
 	if err := l.awaitPods(ctx, "the ingress", m.SystemNamespace, ingressSelector, 1); err != nil {
 		return err
 	}
+	// An attempt from before the address is announced learns late of that: it is given up and made again, at first after half a second.
+	patience := 500 * time.Millisecond
 	return fleet.Await(ctx, l.planned.Keylime.Ingress.String()+" to answer from the services network", func(ctx context.Context) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		patience = min(patience*3/2, 10*time.Second) // on a slow machine it may be short
 		c, err := l.dialFrom(plan.DNS)(ctx, "tcp", l.planned.Keylime.Ingress.String())
 		if err != nil {
 			return "", err

@@ -38,6 +38,7 @@ func (l *Lab) clusterConfig() (*v1alpha4.Cluster, error) {
 		Nodes: []v1alpha4.Node{{Role: v1alpha4.ControlPlaneRole, ExtraMounts: []v1alpha4.Mount{program}}},
 		// Where the machine itself lacks CAP_SYS_RESOURCE, a container's oom_score_adj cannot be lowered.
 		ContainerdConfigPatches: []string{"[plugins.\"io.containerd.grpc.v1.cri\"]\n  restrict_oom_score_adj = true\n"},
+		KubeadmConfigPatches:    []string{briskControlPlane, briskKubelet},
 	}
 	for _, n := range l.planned.Nodes {
 		if err := l.makeSocketDir(n.Name); err != nil {
@@ -57,6 +58,21 @@ func (l *Lab) clusterConfig() (*v1alpha4.Cluster, error) {
 	}
 	return c, nil
 }
+
+// What a lab waits for in a cluster that starts, with the defaults, while the machine idles.
+const (
+	// Controllers are started one after the other, and ask the API server so much that its client holds them up, at twenty questions a second; kubeadm join asks
+	// for what one of them makes (the signature of cluster-info), and again only after five seconds. Controllers and scheduler ask for the lead before the API
+	// server lets them, and then not again for two seconds, though there is nobody else.
+	briskControlPlane = `kind: ClusterConfiguration
+controllerManager: {extraArgs: {kube-api-qps: "200", kube-api-burst: "400", leader-elect-retry-period: 500ms}}
+scheduler: {extraArgs: {leader-elect-retry-period: 500ms}}
+`
+	// A node says that it has TPMs to give with its next status, which is due every ten seconds.
+	briskKubelet = `kind: KubeletConfiguration
+nodeStatusUpdateFrequency: 1s
+`
+)
 
 // createCluster has kind make the cluster, and gives every node keylab's image and, where the node image brings none, a network for pods.
 func (l *Lab) createCluster(ctx context.Context) error {

@@ -40,6 +40,7 @@ type attachment struct {
 	network string // the plan's name
 	address netip.Addr
 	mac     string
+	aliases []string // more names under which Docker's own DNS knows it there
 }
 
 // part is a container to be.
@@ -139,7 +140,7 @@ func (l *Lab) start(ctx context.Context, p *part) error {
 }
 
 func (a attachment) settings() *network.EndpointSettings {
-	s := &network.EndpointSettings{MacAddress: a.mac}
+	s := &network.EndpointSettings{MacAddress: a.mac, Aliases: a.aliases}
 	if a.address.IsValid() {
 		s.IPAMConfig = &network.EndpointIPAMConfig{IPv4Address: a.address.String()}
 	}

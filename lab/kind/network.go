@@ -79,13 +79,17 @@ func nth(p netip.Prefix, n int) netip.Addr {
 	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
 }
 
+// dockerHost is the name that kind's nodes look up when they start, before anything else. It is that of their gateway, which they take where the name is
+// unknown, after five seconds for an answer from outside of the lab.
+const dockerHost = "host.docker.internal"
+
 // startRouter starts the one container that stands in both networks. Its planned addresses are reserved in Docker's own books, so it
 // gives them to itself.
 func (l *Lab) startRouter(ctx context.Context) error {
 	c := l.container(plan.Router, l.images().Tools, "router", configPath)
 	c.host.CapAdd = []string{"NET_ADMIN"}
 	c.host.Sysctls = map[string]string{"net.ipv4.ip_forward": "1", "net.ipv4.conf.all.arp_ignore": "1"}
-	c.networks = []attachment{{network: plan.Services}, {network: plan.Cluster}}
+	c.networks = []attachment{{network: plan.Services}, {network: plan.Cluster, aliases: []string{dockerHost}}}
 	if err := c.writeConfig(l, routerConfig(l.planned)); err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/kind/noticerole"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/verify"
 	"keylab.dev/keylab/netlab"
@@ -146,14 +147,30 @@ func (l *Lab) startTenant(ctx context.Context) error {
 		return err
 	}
 	p.bind(configured.Dir, configured.Dir, true) // the enroller's script will be in there
+	if l.planned.MeasuresFiles() || l.planned.MeasuresBoot() {
+		if err := os.MkdirAll(l.dir.Policies(), 0o700); err != nil {
+			return fmt.Errorf("make the folder for policies: %w", err)
+		}
+		p.bind(l.dir.Policies(), l.dir.Policies(), true)
+	}
 	if l.planned.HasPayload() {
 		p.bind(l.dir.Payloads(), l.dir.Payloads(), true)
 	}
 	if l.planned.PayloadPackaged() {
 		p.bind(l.dir.Revocation(), l.dir.Revocation(), false)
 	}
+	receives, err := l.receiveNotices(p)
+	if err != nil {
+		return err
+	}
 	if err := l.start(ctx, p); err != nil {
 		return err
+	}
+	if receives {
+		return l.awaitContainer(ctx, plan.Tenant, "the receiver of notices to answer", func(ctx context.Context) error {
+			_, err := noticerole.Notices(ctx, l.dialControl(plan.Tenant))
+			return err
+		})
 	}
 	return l.died(ctx, plan.Tenant)
 }
@@ -200,7 +217,10 @@ func (l *Lab) Tenant(context.Context) (control.Command, error) {
 
 // enrolNode has the tenant hand a node's agent to the verifier.
 func (l *Lab) enrolNode(ctx context.Context, tenant *keylime.Enroller, log io.Writer, n plan.Node, uuid string) (verify.Enrolment, error) {
-	request := fleet.Request(l.dir, l.planned, n, uuid)
+	request, err := l.request(ctx, n, uuid)
+	if err != nil {
+		return verify.Enrolment{}, err
+	}
 	k := l.planned.Keylime
 	if !k.Push() {
 		return fleet.Enrol(ctx, tenant, log, request)

@@ -106,6 +106,9 @@ func (t *target) Nodes() []verify.Node {
 			}
 			return verify.TPMIdentity{EKPublic: id.EKPublic, EKSPKI: id.EKSPKI, Certificate: id.Certificate}, nil
 		}
+		v.PCRs = func(ctx context.Context, pcrs ...int) (map[int][]byte, error) {
+			return t.l.tpm(n.Name).PCRs(ctx, pcrs...)
+		}
 		v.Served = func(nonce string) (int, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 			defer cancel()

@@ -49,6 +49,10 @@ func (l *Lab) startTPM(n plan.Node) func(context.Context) error {
 		p.host.Tmpfs["/tmp"] = ""
 		p.volume(volume, tpmStateDir)
 		p.bind(l.socketDir(n.Name), tpmSocketDir, false)
+		if err := l.makeMeasuredDir(n.Name); err != nil {
+			return err
+		}
+		p.bind(l.dir.Measured(n.Name), measuredDir, false)
 		seed, err := fleet.TPMSeed(l.dir, n)
 		if err != nil {
 			return err
@@ -59,6 +63,7 @@ func (l *Lab) startTPM(n plan.Node) func(context.Context) error {
 		}
 		if err := p.writeConfig(l, tpmrole.Config{
 			Name: n.Name, Dir: tpmStateDir, SocketDir: tpmSocketDir, Algorithm: n.TPM.EKAlgorithm, Seed: hex.EncodeToString(seed), WithoutCertificate: without,
+			Lab: l.planned.Lab, MeasuredDir: measuredDir, IMA: n.IMA, MeasuredBoot: n.MeasuredBoot,
 		}); err != nil {
 			return err
 		}

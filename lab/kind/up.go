@@ -122,9 +122,10 @@ func (u *up) steps() []steps.Step {
 		plan.StepLoadBalancer: u.applyLoadBalancer,
 		plan.StepIngress:      u.applyIngress,
 		plan.StepAgents:       u.applyAgents,
+		plan.StepPolicies:     u.makePolicies,
 	}
 	for _, n := range u.planned.Nodes {
-		works[plan.NodeStep(plan.StepTPM, n.Name)] = u.startTPM(n)
+		works[plan.NodeStep(plan.StepTPM, n.Name)] = u.startNewTPM(n)
 		works[plan.NodeStep(plan.StepAgent, n.Name)] = u.awaitAgent(n)
 		works[plan.NodeStep(plan.StepEnrol, n.Name)] = u.enrol(n)
 		works[plan.NodeStep(plan.StepAttest, n.Name)] = u.awaitAttested(n)

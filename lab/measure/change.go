@@ -93,7 +93,7 @@ func (n *Node) TamperBoot(name string) (bootlog.Tamper, error) {
 		return tamper, err
 	}
 	n.pending = name
-	return tamper, nil
+	return tamper, n.save()
 }
 
 // UpdateFirmware gives the node a firmware of another version, which all boots from the next on are made with. The error is ErrNoBoot, or says what
@@ -109,5 +109,5 @@ func (n *Node) UpdateFirmware(version string) error {
 		return err
 	}
 	n.machine = updated
-	return nil
+	return n.save()
 }

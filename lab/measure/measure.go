@@ -31,7 +31,11 @@ const aggregatePCRs = 10
 
 // Options are what one node is.
 type Options struct {
-	Dir string // for ListFile and LogFile; made with mode 0700
+	Dir string // for ListFile and LogFile; made with mode 0700 if it is not there
+	// Mode is that of the two files; 0: 0600.
+	Mode os.FileMode
+	// StateFile is where what is to outlast this program is kept: the firmware, and the tamper of the next boot; "": nowhere.
+	StateFile string
 	// OpenTPM opens a client of the node's TPM. It fails while the node is off.
 	OpenTPM func() (transport.TPMCloser, error)
 	Machine *bootlog.Machine // nil: the firmware measures nothing
@@ -77,9 +81,15 @@ type Boot struct {
 
 // New is a node that has not booted yet. The error says which part of the machine makes no sense.
 func New(o Options) (*Node, error) {
+	if o.Mode == 0 {
+		o.Mode = 0o600
+	}
 	n := &Node{opts: o}
 	if o.Machine != nil {
 		n.machine = *o.Machine
+		if err := n.load(); err != nil {
+			return nil, err
+		}
 		if _, err := bootlog.Make(n.machine, []crypto.Hash{aggregateBank}); err != nil {
 			return nil, err
 		}
@@ -124,7 +134,7 @@ func (n *Node) bootFirmware(ctx context.Context, t *tpm) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(n.path(LogFile), log.Bytes(), 0o600); err != nil {
+	if err := n.write(LogFile, log.Bytes()); err != nil {
 		return fmt.Errorf("write the boot log: %w", err)
 	}
 	for _, e := range log.Extensions() {
@@ -133,7 +143,15 @@ func (n *Node) bootFirmware(ctx context.Context, t *tpm) error {
 		}
 	}
 	n.boot, n.pending = Boot{Log: log, Tamper: tamper, Firmware: n.machine.Firmware.Version}, ""
-	return nil
+	return n.save()
+}
+
+// write writes one of the files, in place: agents may have it open.
+func (n *Node) write(file string, data []byte) error {
+	if err := os.WriteFile(n.path(file), data, n.opts.Mode); err != nil {
+		return err
+	}
+	return os.Chmod(n.path(file), n.opts.Mode) // whatever the process' mask is
 }
 
 func (n *Node) makeLog(tamper string, banks []crypto.Hash) (*bootlog.Log, error) {
@@ -157,7 +175,7 @@ func (n *Node) bootKernel(ctx context.Context, t *tpm) error {
 		}
 		h.Write(value)
 	}
-	if err := os.WriteFile(n.path(ListFile), nil, 0o600); err != nil {
+	if err := n.write(ListFile, nil); err != nil {
 		return fmt.Errorf("write the IMA list: %w", err)
 	}
 	files := append([]File{{Path: ima.BootAggregate, Digest: ima.Digest{Hash: aggregateBank, Sum: h.Sum(nil)}}}, n.opts.IMA.Files...)

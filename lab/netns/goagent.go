@@ -78,7 +78,7 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 			return cmd.Start()
 		},
 		Logger:       log,
-		OnRevocation: func(r agent.Revocation) { n.s.addNotice(n.Name, r) },
+		OnRevocation: n.told,
 		OnAccess: func(x agent.Access) {
 			log.Info("request", "remote", x.Remote, "method", x.Method, "path", x.Path, "nonce", x.Nonce, "status", x.Status, "name", x.ServerName)
 		},

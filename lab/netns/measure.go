@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 
 	"keylab.dev/keylab/agent"
 	"keylab.dev/keylab/agent/push"
+	"keylab.dev/keylab/ima"
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
@@ -29,7 +29,7 @@ func (n *node) boot(ctx context.Context) error {
 // request is what the tenant is asked for to have the node enrolled.
 func (n *node) request() (keylime.Request, error) {
 	r := fleet.Request(n.s.dir, n.s.plan, n.Node, n.uuid)
-	err := fleet.AddPolicies(&r, n.s.dir, n.Node, n.measured) // before r is returned: it is changed
+	err := fleet.AddPolicies(&r, n.s.dir, n.Node, n.measured.RefState) // before r is returned: it is changed
 	return r, err
 }
 
@@ -64,9 +64,8 @@ func (n *node) listFrom(from int) (text string, total int, err error) {
 	if err != nil {
 		return "", 0, fmt.Errorf("read the IMA list: %w", err)
 	}
-	lines := strings.SplitAfter(string(all), "\n")
-	lines = lines[:len(lines)-1] // what follows the last line feed
-	return strings.Join(lines[min(from, len(lines)):], ""), len(lines), nil
+	text, total = ima.From(string(all), from)
+	return text, total, nil
 }
 
 // logOptions tells the Rust agent where to read what the node measured.

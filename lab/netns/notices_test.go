@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"keylab.dev/keylab/agent"
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/state"
 )
@@ -40,7 +41,7 @@ func TestReceive(t *testing.T) {
 	}
 	post := func(method, body string) int {
 		w := httptest.NewRecorder()
-		s.receive(w, httptest.NewRequest(method, "/revocations", strings.NewReader(body)))
+		fleet.NoticeHandler(s.notifier(), s.addNotice).ServeHTTP(w, httptest.NewRequest(method, "/revocations", strings.NewReader(body)))
 		return w.Code
 	}
 	notice := func(message, signature string) string {
@@ -62,7 +63,7 @@ func TestReceive(t *testing.T) {
 		return base64.StdEncoding.EncodeToString(signature)
 	}
 	early := post("POST", notice(message("now"), sign(message("now"))))
-	path := filepath.Join(s.dir.Revocation(), agent.NotifierCertificate)
+	path := s.notifier()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -99,10 +100,10 @@ func TestReceive(t *testing.T) {
 			t.Errorf("notice %d: %+v, want %+v", i, n, want)
 		}
 	}
-	for range maxNotices {
+	for range fleet.MaxNotices {
 		post("POST", notice(message("last"), ""))
 	}
-	if list, _ := s.Notices(t.Context()); len(list) != maxNotices || list[0].Agent != "last" {
+	if list, _ := s.Notices(t.Context()); len(list) != fleet.MaxNotices || list[0].Agent != "last" {
 		t.Errorf("%d notices are kept, the first about %s", len(list), list[0].Agent)
 	}
 }

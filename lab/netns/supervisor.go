@@ -54,7 +54,7 @@ type supervisor struct {
 	tenantLog     io.Writer
 	open          []io.Closer // log files
 	unbridge      func() error
-	notices       notices
+	notices       fleet.Notices
 
 	verifying sync.Mutex    // one verify at a time: they count packets
 	crypto    chan struct{} // slots for steps that cost processor time

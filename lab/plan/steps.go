@@ -92,6 +92,10 @@ func kindSteps(p Plan) []Step {
 		)
 		enrolAfter = append(enrolAfter, StepIngress, StepLoadBalancer)
 	}
+	if p.MeasuresFiles() {
+		list = append(list, Step{StepPolicies, []string{StepConfig}, "runtime policies, made by Keylime's own tool"})
+		enrolAfter = append(enrolAfter, StepPolicies)
+	}
 	agents := Step{StepAgents, []string{StepCluster}, "agents' DaemonSet, and a Service and an Ingress for each"}
 	for _, n := range p.Nodes {
 		tpm := NodeStep(StepTPM, n.Name)

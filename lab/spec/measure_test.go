@@ -66,10 +66,10 @@ func TestMistakesOfMeasurements(t *testing.T) {
 		"template":          {"ima: {template: ima}", `ima.template: "ima" is not one of ima-ng, ima-sig`},
 		"policy":            {"measuredBoot: {policy: strict}", "is not one of example, accept-all"},
 		"policy of a node":  {"nodes: [{measuredBoot: {policy: example}}]", `nodes[0].measuredBoot.policy: unknown field "policy"`},
-		"IMA on kind":       {"substrate: kind\nima: {enabled: true}", "ima.enabled: is not there yet for the substrate kind: use netns"},
-		"a node's on kind":  {"substrate: kind\nnodes: [{ima: {enabled: true}}]", "nodes[0].ima.enabled: is not there yet"},
-		"boot on kind":      {"substrate: kind\nmeasuredBoot: {enabled: true}", "measuredBoot.enabled: is not there yet"},
-		"boot of a node on": {"substrate: kind\nnodes: [{measuredBoot: {enabled: true}}]", "nodes[0].measuredBoot.enabled: is not there yet"},
+		"IMA on kind":       {"substrate: kind\nagent: {kind: image, image: x}\nima: {enabled: true}", "ima.enabled: is not there yet on the substrate kind for an agent of the kind image, such as node-1's: use the agent kind go"},
+		"a node's on kind":  {"substrate: kind\nnodes: [{name: a}, {agent: {kind: image, image: x}, ima: {enabled: true}}]", "nodes[1].ima.enabled: is not there yet"},
+		"boot on kind":      {"substrate: kind\nnodes: [{name: a}, {agent: {kind: binary, path: /x}}]\nmeasuredBoot: {enabled: true}", "measuredBoot.enabled: is not there yet on the substrate kind for an agent of the kind binary"},
+		"boot of a node on": {"substrate: kind\nagent: {kind: image, image: x}\nnodes: [{measuredBoot: {enabled: true}}]", "nodes[0].measuredBoot.enabled: is not there yet"},
 	} {
 		_, err := spec.Decode("lab.yaml", []byte("apiVersion: keylab/v1alpha1\nkind: Lab\n"+test.text+"\n"))
 		if !errors.As(err, new(*spec.InvalidError)) || !strings.Contains(err.Error(), test.want) {
@@ -77,7 +77,8 @@ func TestMistakesOfMeasurements(t *testing.T) {
 		}
 	}
 	for name, text := range map[string]string{
-		"off on kind": "substrate: kind\nima: {enabled: false}\nmeasuredBoot: {enabled: false}",
+		"off on kind": "substrate: kind\nagent: {kind: image, image: x}\nima: {enabled: false}\nmeasuredBoot: {enabled: false}",
+		"Go on kind":  "substrate: kind\nnodes: [{name: a}, {agent: {kind: image, image: x}, ima: {enabled: false}}]\nima: {enabled: true}",
 		"two digests": "ima: {files: [{path: /a}, {path: /a, digest: \"sha256:" + strings.Repeat("00", 32) + "\"}]}",
 	} {
 		if _, err := spec.Decode("lab.yaml", []byte("apiVersion: keylab/v1alpha1\nkind: Lab\n"+text+"\n")); err != nil {

@@ -48,7 +48,6 @@ func TestPayloadMistakes(t *testing.T) {
 		{"payload: {none: true}", `payload.none: unknown field "none"`},
 		{"payload: {file: \"" + strings.Repeat("a", 4097) + "\"}", "payload.file: "},
 		{"substrate: kind\npayload: {file: a.zip, autorun: true}", "payload.autorun: needs a shell"},
-		{"substrate: kind\nkeylime: {revocation: {webhook: true}}", "keylime.revocation.webhook: is for the substrate netns"},
 		{"payload: {file: a.zip, autorun: true}\nkeylime: {revocation: {agent: true}}", "payload.autorun: does not go with keylime.revocation"},
 		{"nodes: [{payload: {file: a.zip, autorun: true}}]\nkeylime: {revocation: {webhook: true}}", "nodes[0].payload.autorun: does not go with keylime.revocation"},
 		{"substrate: kind\nnodes: [{name: a}, {name: b, payload: {file: a.zip, autorun: true}}]",

@@ -7,7 +7,7 @@ import "fmt"
 type Revocation struct {
 	// It tells all agents (POST /notifications/revocation).
 	Agent bool `yaml:"agent,omitempty"`
-	// It tells a receiver on the services network, whose list `keylab events` prints; for the substrate `netns` only.
+	// It tells a receiver on the services network, whose list `keylab events` prints.
 	Webhook bool `yaml:"webhook,omitempty"`
 }
 
@@ -18,9 +18,6 @@ func (c *checker) revocation() {
 	r := c.spec.Keylime.Revocation
 	if !r.Any() {
 		return
-	}
-	if r.Webhook && c.spec.Substrate != SubstrateNetns {
-		c.add("keylime.revocation.webhook", fmt.Sprintf("is for the substrate netns; this lab's substrate is %s", c.spec.Substrate), "")
 	}
 	if c.spec.Keylime.Mode == "push" {
 		c.add("keylime.revocation", "is for the mode pull only, in which agents get the certificate for it; keylime.mode is push", "")

@@ -16,11 +16,11 @@ import (
 
 func (s *suite) testStart(t *testing.T) {
 	rules, open, err := s.Rules()
-	if err != nil || open || !slices.Equal(rules, Rules()) {
-		t.Errorf("the rules are %v, open %v, error %v; want %v", rules, open, err, Rules())
+	if err != nil || open || !slices.Equal(rules, s.Place.Rules()) {
+		t.Errorf("the rules are %v, open %v, error %v; want %v", rules, open, err, s.Place.Rules())
 	}
 	var want []string
-	for _, r := range Rules() {
+	for _, r := range s.Place.Rules() {
 		want = append(want, r.Name)
 	}
 	want = append(want, netlab.CounterEstablished, netlab.CounterDropped, toCluster, toServices,
@@ -42,7 +42,7 @@ func (s *suite) testStart(t *testing.T) {
 }
 
 func (s *suite) testAllowed(t *testing.T) {
-	s.allow(t, register, toIngress)
+	s.allow(t, s.Place.register(), s.Place.toIngress())
 	s.serve(t, registrar, 8890)
 	s.serve(t, ingress, 443)
 	before := s.read(t)
@@ -71,7 +71,7 @@ func (s *suite) testAllowed(t *testing.T) {
 }
 
 func (s *suite) testReplies(t *testing.T) {
-	s.allow(t, register)
+	s.allow(t, s.Place.register())
 	s.echo(t, registrar, 8890)
 	before := s.read(t)
 	c, err := s.dial("tcp", node1, registrar, 8890)
@@ -100,7 +100,7 @@ func (s *suite) testReplies(t *testing.T) {
 }
 
 func (s *suite) testDropped(t *testing.T) {
-	s.allow(t, register, toIngress)
+	s.allow(t, s.Place.register(), s.Place.toIngress())
 	for _, l := range []struct {
 		host string
 		port uint16
@@ -123,7 +123,7 @@ func (s *suite) testDropped(t *testing.T) {
 		{"a ping towards the cluster", "icmp", verifier, node1, 0, toCluster},
 	} {
 		before := s.read(t)
-		if got := s.probe(t, c.protocol, c.from, addresses[c.to], c.port, silence); got.Outcome != netlab.OutcomeTimeout {
+		if got := s.probe(t, c.protocol, c.from, s.Place.addresses[c.to], c.port, silence); got.Outcome != netlab.OutcomeTimeout {
 			t.Errorf("%s: %s from %s to %s, port %d: %v, want %s", c.what, c.protocol, c.from, c.to, c.port, got, netlab.OutcomeTimeout)
 		}
 		rose := s.since(t, before)
@@ -140,23 +140,23 @@ func (s *suite) testDropped(t *testing.T) {
 
 func (s *suite) testProtocols(t *testing.T) {
 	s.allow(t,
-		netlab.Rule{Name: "dns", From: cluster.Prefix, To: only(registrar), Protocol: "udp", Port: 53},
-		netlab.Rule{Name: "ping", From: cluster.Prefix, To: services.Prefix, Protocol: "icmp"},
-		netlab.Rule{Name: "any-tcp", From: only(node1), To: only(verifier), Protocol: "tcp"})
+		netlab.Rule{Name: "dns", From: s.Place.Cluster, To: s.Place.only(registrar), Protocol: "udp", Port: 53},
+		netlab.Rule{Name: "ping", From: s.Place.Cluster, To: s.Place.Services, Protocol: "icmp"},
+		netlab.Rule{Name: "any-tcp", From: s.Place.only(node1), To: s.Place.only(verifier), Protocol: "tcp"})
 	s.serveUDP(t, registrar, 53)
 	s.serveUDP(t, registrar, 54)
 	s.serve(t, verifier, 12345)
 	before := s.read(t)
-	if got, err := s.askUDP(node1, registrar, 53); err != nil || got != addresses[node1].String() {
-		t.Errorf("udp 53: it saw the address %q, error %v; want %v", got, err, addresses[node1])
+	if got, err := s.askUDP(node1, registrar, 53); err != nil || got != s.Place.addresses[node1].String() {
+		t.Errorf("udp 53: it saw the address %q, error %v; want %v", got, err, s.Place.addresses[node1])
 	}
-	if got := s.probe(t, "udp", node1, addresses[registrar], 54, silence); got.Outcome != netlab.OutcomeTimeout {
+	if got := s.probe(t, "udp", node1, s.Place.addresses[registrar], 54, silence); got.Outcome != netlab.OutcomeTimeout {
 		t.Error("udp 54:", got)
 	}
-	if got := s.probe(t, "icmp", node1, addresses[registrar], 0, Patience); got.Outcome != netlab.OutcomeOpen {
+	if got := s.probe(t, "icmp", node1, s.Place.addresses[registrar], 0, Patience); got.Outcome != netlab.OutcomeOpen {
 		t.Error("ping:", got)
 	}
-	if got := s.probe(t, "icmp", registrar, addresses[node1], 0, silence); got.Outcome != netlab.OutcomeTimeout {
+	if got := s.probe(t, "icmp", registrar, s.Place.addresses[node1], 0, silence); got.Outcome != netlab.OutcomeTimeout {
 		t.Error("ping the other way round:", got)
 	}
 	s.passes(t, node1, verifier, 12345)
@@ -171,13 +171,13 @@ func (s *suite) testProtocols(t *testing.T) {
 
 // Whoever is refused must be told at once, as without a router between.
 func (s *suite) testErrors(t *testing.T) {
-	s.allow(t, register,
-		netlab.Rule{Name: "udp", From: cluster.Prefix, To: services.Prefix, Protocol: "udp"})
+	s.allow(t, s.Place.register(),
+		netlab.Rule{Name: "udp", From: s.Place.Cluster, To: s.Place.Services, Protocol: "udp"})
 	before := s.read(t)
-	if got := s.probe(t, "udp", node1, addresses[registrar], 53, Patience); got.Outcome != netlab.OutcomeRefused {
+	if got := s.probe(t, "udp", node1, s.Place.addresses[registrar], 53, Patience); got.Outcome != netlab.OutcomeRefused {
 		t.Errorf("an allowed UDP port where nobody listens: %v, want %s by ICMP", got, netlab.OutcomeRefused)
 	}
-	if got := s.probe(t, "tcp", node1, addresses[registrar], register.Port, Patience); got.Outcome != netlab.OutcomeRefused {
+	if got := s.probe(t, "tcp", node1, s.Place.addresses[registrar], s.Place.register().Port, Patience); got.Outcome != netlab.OutcomeRefused {
 		t.Errorf("an allowed TCP port where nobody listens: %v, want %s", got, netlab.OutcomeRefused)
 	}
 	rose := s.since(t, before)
@@ -187,11 +187,11 @@ func (s *suite) testErrors(t *testing.T) {
 }
 
 func (s *suite) testRouterItself(t *testing.T) {
-	s.allow(t, register)
+	s.allow(t, s.Place.register())
 	s.serve(t, Router, 22)
 	s.serveUDP(t, Router, 53)
 	before := s.read(t)
-	for from, router := range map[string]netip.Addr{node1: routerAtCluster, registrar: routerAtServices} {
+	for from, router := range map[string]netip.Addr{node1: s.Place.routerAtCluster, registrar: s.Place.routerAtServices} {
 		if got := s.probe(t, "icmp", from, router, 0, Patience); got.Outcome != netlab.OutcomeOpen {
 			t.Errorf("ping the router from %s: %v", from, got)
 		}
@@ -208,7 +208,7 @@ func (s *suite) testRouterItself(t *testing.T) {
 }
 
 func (s *suite) testMany(t *testing.T) {
-	s.allow(t, register, toIngress)
+	s.allow(t, s.Place.register(), s.Place.toIngress())
 	s.serve(t, registrar, 8890)
 	s.serve(t, ingress, 443)
 	const each = 40
@@ -229,7 +229,7 @@ func (s *suite) testMany(t *testing.T) {
 }
 
 func (s *suite) testSetRules(t *testing.T) {
-	s.allow(t, register, toIngress)
+	s.allow(t, s.Place.register(), s.Place.toIngress())
 	s.serve(t, registrar, 8891)
 	s.echo(t, registrar, 8890)
 	before := s.read(t)
@@ -239,8 +239,8 @@ func (s *suite) testSetRules(t *testing.T) {
 	}
 	defer kept.Close()
 
-	tls := netlab.Rule{Name: "register-tls", From: cluster.Prefix, To: only(registrar), Protocol: "tcp", Port: 8891}
-	s.allow(t, register, tls)
+	tls := netlab.Rule{Name: "register-tls", From: s.Place.Cluster, To: s.Place.only(registrar), Protocol: "tcp", Port: 8891}
+	s.allow(t, s.Place.register(), tls)
 	now := s.read(t)
 	if now["register"] != before["register"]+1 {
 		t.Errorf("the kept rule's counter went from %d to %d, want one more", before["register"], now["register"])
@@ -275,15 +275,15 @@ func exchange(t *testing.T, c net.Conn, what string) {
 }
 
 func (s *suite) testWrongRules(t *testing.T) {
-	s.allow(t, register)
+	s.allow(t, s.Place.register())
 	s.serve(t, registrar, 8890)
 	before := s.read(t)
-	err := s.SetRules([]netlab.Rule{toIngress, {Name: "sctp", From: cluster.Prefix, To: services.Prefix, Protocol: "sctp"}})
+	err := s.SetRules([]netlab.Rule{s.Place.toIngress(), {Name: "sctp", From: s.Place.Cluster, To: s.Place.Services, Protocol: "sctp"}})
 	if err == nil || !strings.Contains(err.Error(), `protocol "sctp"`) {
 		t.Errorf("rules of which one is wrong: %v, want an error that names it", err)
 	}
-	if rules, _, err := s.Rules(); err != nil || !slices.Equal(rules, []netlab.Rule{register}) {
-		t.Errorf("the rules are %v, error %v; want %v alone", rules, err, register)
+	if rules, _, err := s.Rules(); err != nil || !slices.Equal(rules, []netlab.Rule{s.Place.register()}) {
+		t.Errorf("the rules are %v, error %v; want %v alone", rules, err, s.Place.register())
 	}
 	s.passes(t, node1, registrar, 8890)
 	s.dropped(t, verifier, ingress, 443)
@@ -293,7 +293,7 @@ func (s *suite) testWrongRules(t *testing.T) {
 }
 
 func (s *suite) testOpenAll(t *testing.T) {
-	s.allow(t, register)
+	s.allow(t, s.Place.register())
 	s.serve(t, registrar, 8890)
 	s.serve(t, verifier, 8890)
 	s.serve(t, node1, 9002)
@@ -301,16 +301,16 @@ func (s *suite) testOpenAll(t *testing.T) {
 	if err := s.OpenAll(); err != nil {
 		t.Fatal("open the router:", err)
 	}
-	if rules, open, err := s.Rules(); err != nil || !open || !slices.Equal(rules, []netlab.Rule{register}) {
+	if rules, open, err := s.Rules(); err != nil || !open || !slices.Equal(rules, []netlab.Rule{s.Place.register()}) {
 		t.Errorf("with the router open the rules are %v, open %v, error %v", rules, open, err)
 	}
 	s.passes(t, verifier, node1, 9002)
 	s.passes(t, node2, verifier, 8890)
 	s.passes(t, node2, registrar, 8890)
-	if got := s.probe(t, "icmp", node1, addresses[registrar], 0, Patience); got.Outcome != netlab.OutcomeOpen {
+	if got := s.probe(t, "icmp", node1, s.Place.addresses[registrar], 0, Patience); got.Outcome != netlab.OutcomeOpen {
 		t.Error("ping with the router open:", got)
 	}
-	s.allow(t, register, toIngress) // does not close it
+	s.allow(t, s.Place.register(), s.Place.toIngress()) // does not close it
 	s.passes(t, verifier, node1, 9002)
 	rose := s.since(t, before)
 	if rose[netlab.CounterOpenAll] != 4 || rose["register"] != 1 || rose[netlab.CounterDropped] != 0 {
@@ -334,7 +334,7 @@ func (s *suite) testOpenAll(t *testing.T) {
 }
 
 func (s *suite) testStop(t *testing.T) {
-	s.allow(t, Rules()...)
+	s.allow(t, s.Place.Rules()...)
 	s.serve(t, registrar, 8890)
 	s.serve(t, ingress, 443)
 	s.serve(t, node2, 9002)
@@ -346,7 +346,7 @@ func (s *suite) testStop(t *testing.T) {
 		from, to string
 		port     uint16
 	}{{node1, registrar, 8890}, {verifier, ingress, 443}, {verifier, node2, 9002}} {
-		if got := s.probe(t, "tcp", c.from, addresses[c.to], c.port, silence); got.Outcome == netlab.OutcomeOpen {
+		if got := s.probe(t, "tcp", c.from, s.Place.addresses[c.to], c.port, silence); got.Outcome == netlab.OutcomeOpen {
 			t.Errorf("with forwarding stopped %s still reaches port %d of %s", c.from, c.port, c.to)
 		}
 	}

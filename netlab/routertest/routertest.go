@@ -5,7 +5,7 @@
 //	func TestRouterConformance(t *testing.T) {
 //		routertest.Run(t, func(t testing.TB) routertest.Target {
 //			l := … // netlab.Build of routertest.Topology()
-//			return routertest.Target{Host: l.Host, Counters: …}
+//			return routertest.Target{Place: routertest.DefaultPlace(), Host: …, Counters: …}
 //		})
 //	}
 //
@@ -34,12 +34,40 @@ const (
 	silence  = 300 * time.Millisecond
 )
 
-// Target is the router under test, with [Rules] in force and counting by
-// [Directions], among the hosts of [Topology].
+// Host is one of a router's hosts.
+type Host interface {
+	Listen(network, address string) (net.Listener, error)
+	ListenPacket(network, address string) (net.PacketConn, error)
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+	// Probe tries to reach an address by tcp, udp or icmp.
+	Probe(ctx context.Context, protocol string, to netip.AddrPort, timeout time.Duration) netlab.ProbeResult
+}
+
+// InNamespace is a host that is a network namespace of this machine.
+func InNamespace(ns *netlab.Namespace) Host { return namespaceHost{ns} }
+
+type namespaceHost struct{ *netlab.Namespace }
+
+func (h namespaceHost) Probe(ctx context.Context, protocol string, to netip.AddrPort, timeout time.Duration) netlab.ProbeResult {
+	switch protocol {
+	case "tcp":
+		return netlab.ProbeTCP(ctx, h.Namespace, to, timeout)
+	case "udp":
+		return netlab.ProbeUDP(ctx, h.Namespace, to, []byte("x"), timeout)
+	case "icmp":
+		return netlab.ProbeICMP(ctx, h.Namespace, to.Addr(), timeout)
+	}
+	return netlab.ProbeResult{Outcome: netlab.OutcomeFailed, Err: fmt.Errorf("no probe for protocol %q", protocol)}
+}
+
+// Target is the router under test, with the rules of its [Place] in force and
+// counting by its directions.
 type Target struct {
-	// Host is a host of the topology, to connect from and to listen on; the
-	// router too. Tests call it from many goroutines.
-	Host func(name string) *netlab.Namespace
+	// Place is where the hosts are.
+	Place Place
+	// Host is one of them, to connect from and to listen on; the router too. Tests
+	// call it from many goroutines.
+	Host func(name string) Host
 	// Counters reads the router's counters, as netlab.Router.Counters does.
 	Counters func() ([]netlab.Counter, error)
 	// Rules returns the allow list, and whether it is suspended by OpenAll.
@@ -48,7 +76,7 @@ type Target struct {
 	// the change is in force.
 	SetRules         func(rules []netlab.Rule) error
 	OpenAll, Restore func() error
-	// Stop ends the forwarding, and Start begins it again with [Rules] in force;
+	// Stop ends the forwarding, and Start begins it again with the place's rules in force;
 	// counters may start from zero. They return when that is so. In between no
 	// other function is called.
 	Stop, Start func() error
@@ -175,7 +203,7 @@ func (s *suite) serveUDP(t *testing.T, host string, port uint16) {
 func (s *suite) dial(network, from, to string, port uint16) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	c, err := s.Host(from).DialContext(ctx, network, netip.AddrPortFrom(addresses[to], port).String())
+	c, err := s.Host(from).DialContext(ctx, network, netip.AddrPortFrom(s.Place.addresses[to], port).String())
 	if err == nil {
 		err = c.SetDeadline(time.Now().Add(Patience))
 	}
@@ -211,15 +239,15 @@ func (s *suite) askUDP(from, to string, port uint16) (string, error) {
 // passes expects that a connection is made, and that the server sees the client's own address.
 func (s *suite) passes(t *testing.T, from, to string, port uint16) {
 	t.Helper()
-	if got, err := s.ask(from, to, port); err != nil || got != addresses[from].String() {
-		t.Errorf("%s to %s, port %d: it saw the address %q, error %v; want %v", from, to, port, got, err, addresses[from])
+	if got, err := s.ask(from, to, port); err != nil || got != s.Place.addresses[from].String() {
+		t.Errorf("%s to %s, port %d: it saw the address %q, error %v; want %v", from, to, port, got, err, s.Place.addresses[from])
 	}
 }
 
 // dropped expects silence.
 func (s *suite) dropped(t *testing.T, from, to string, port uint16) {
 	t.Helper()
-	if got := s.probe(t, "tcp", from, addresses[to], port, silence); got.Outcome != netlab.OutcomeTimeout {
+	if got := s.probe(t, "tcp", from, s.Place.addresses[to], port, silence); got.Outcome != netlab.OutcomeTimeout {
 		t.Errorf("%s to %s, port %d: %v, want %s", from, to, port, got, netlab.OutcomeTimeout)
 	}
 }
@@ -227,16 +255,8 @@ func (s *suite) dropped(t *testing.T, from, to string, port uint16) {
 // probe tries to reach an address by tcp, udp or icmp.
 func (s *suite) probe(t *testing.T, protocol, from string, to netip.Addr, port uint16, timeout time.Duration) netlab.ProbeResult {
 	t.Helper()
-	ns, at := s.Host(from), netip.AddrPortFrom(to, port)
-	var r netlab.ProbeResult
-	switch protocol {
-	case "tcp":
-		r = netlab.ProbeTCP(t.Context(), ns, at, timeout)
-	case "udp":
-		r = netlab.ProbeUDP(t.Context(), ns, at, []byte("x"), timeout)
-	case "icmp":
-		r = netlab.ProbeICMP(t.Context(), ns, to, timeout)
-	}
+	at := netip.AddrPortFrom(to, port)
+	r := s.Host(from).Probe(t.Context(), protocol, at, timeout)
 	if r.Outcome == netlab.OutcomeFailed {
 		t.Fatalf("%s probe from %s to %v: %v", protocol, from, at, r)
 	}

@@ -2,10 +2,13 @@ package hostlink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -76,34 +79,42 @@ func (c *Client) call(ctx context.Context, r request) (a answer, err error) {
 	return a, nil
 }
 
-// Dial connects from the container: network is "tcp", with a literal address, or "unix".
+// Dial connects from the container: network is "tcp" or "udp", with a literal address, or "unix". A UDP connection reads and writes packets.
 func (c *Client) Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	stream, err := c.open(request{Op: opDial, Network: network, Address: address})
+	stream, _, err := c.ask(ctx, request{Op: opDial, Network: network, Address: address})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("connect to %s from the container: %w", address, err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = stream.SetReadDeadline(time.Unix(1, 0)) })
-	var a answer
-	err = receive(stream, &a)
-	if !stop() && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err == nil {
-		err = a.err()
-	} else {
-		err = fmt.Errorf("connect to %s from the container: %w", address, err)
-	}
-	if err != nil {
-		stream.Close()
-		return nil, err
+	if isUDP(network) {
+		return newPacketConn(stream), nil
 	}
 	return &conn{Stream: stream}, nil
 }
+
+func isUDP(network string) bool { return strings.HasPrefix(network, "udp") }
 
 // conn is a connection through the session. Closing the write side of a yamux stream is closing it: the read side stays open until the
 // other end closes too.
 type conn struct {
 	*yamux.Stream
+}
+
+// Read and Write say that a deadline is over as net.Conn wants it.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Stream.Read(b)
+	return n, deadlineOver(err)
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.Stream.Write(b)
+	return n, deadlineOver(err)
+}
+
+func deadlineOver(err error) error {
+	if errors.Is(err, yamux.ErrTimeout) {
+		return os.ErrDeadlineExceeded
+	}
+	return err
 }
 
 // CloseWrite ends the direction to the peer.

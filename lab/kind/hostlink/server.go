@@ -53,6 +53,8 @@ type server struct {
 	mu       sync.Mutex
 	arrivals map[string]*netlab.ConnCounter
 	routes   sync.Mutex // one temporary route at a time
+
+	listeners listeners
 }
 
 func (s *server) serve(ctx context.Context, stream *yamux.Stream) {
@@ -60,8 +62,18 @@ func (s *server) serve(ctx context.Context, stream *yamux.Stream) {
 	if err := receive(stream, &r); err != nil {
 		return
 	}
-	if r.Op == opDial {
+	switch r.Op {
+	case opDial:
 		s.dial(ctx, stream, r)
+		return
+	case opListen:
+		s.listen(ctx, stream, r)
+		return
+	case opAccept:
+		s.accept(ctx, stream, r)
+		return
+	case opListenPacket:
+		s.listenPacket(ctx, stream, r)
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -74,7 +86,7 @@ func (s *server) serve(ctx context.Context, stream *yamux.Stream) {
 	_ = send(stream, a) // the client may have gone
 }
 
-// dial connects, and then copies both ways; the end of one direction is passed on as such.
+// dial connects, and then copies both ways.
 func (s *server) dial(ctx context.Context, stream *yamux.Stream, r request) {
 	conn, err := s.connectUntilHungUp(ctx, stream, r)
 	var a answer
@@ -85,6 +97,17 @@ func (s *server) dial(ctx context.Context, stream *yamux.Stream, r request) {
 		}
 		return
 	}
+	if isUDP(r.Network) {
+		stop := context.AfterFunc(ctx, func() { conn.Close() })
+		defer stop()
+		relayPackets(conn, stream)
+		return
+	}
+	relay(ctx, conn, stream)
+}
+
+// relay copies both ways between a connection and the client; the end of one direction is passed on as such.
+func relay(ctx context.Context, conn net.Conn, stream *yamux.Stream) {
 	defer conn.Close()
 	// When the session ends the connection does too, even if its peer takes no notice of a half-close.
 	stop := context.AfterFunc(ctx, func() { conn.Close() })

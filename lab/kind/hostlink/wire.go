@@ -19,7 +19,7 @@ import (
 // request is one operation.
 type request struct {
 	Op      string         `json:"op"`
-	Network string         `json:"network,omitempty"` // of dial: tcp or unix; of probe: tcp, udp or icmp
+	Network string         `json:"network,omitempty"` // of dial: tcp, udp or unix; of probe: tcp, udp or icmp
 	Address string         `json:"address,omitempty"` // of dial and resolve
 	To      netip.AddrPort `json:"to,omitzero"`
 	Via     netip.Addr     `json:"via,omitzero"`
@@ -33,14 +33,17 @@ type request struct {
 
 // The operations.
 const (
-	opDial     = "dial"
-	opProbe    = "probe"
-	opProbeVia = "probe-via"
-	opARP      = "arp"
-	opResolve  = "resolve"
-	opInspect  = "inspect"
-	opArrivals = "arrivals"
-	opRun      = "run"
+	opDial         = "dial"
+	opListen       = "listen"
+	opAccept       = "accept" // of the listener that Name names
+	opListenPacket = "listen-packet"
+	opProbe        = "probe"
+	opProbeVia     = "probe-via"
+	opARP          = "arp"
+	opResolve      = "resolve"
+	opInspect      = "inspect"
+	opArrivals     = "arrivals"
+	opRun          = "run"
 )
 
 // answer is what came of an operation.
@@ -54,6 +57,7 @@ type answer struct {
 	Addresses []netip.Addr      `json:"addresses,omitempty"`
 	Host      *netlab.HostState `json:"host,omitempty"`
 	Count     uint64            `json:"count,omitempty"`
+	Address   netip.AddrPort    `json:"address,omitzero"` // where it listens, or who connected
 	Output    []byte            `json:"output,omitempty"`
 }
 

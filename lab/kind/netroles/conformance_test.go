@@ -178,14 +178,14 @@ func TestDNSConformance(t *testing.T) {
 
 func TestRouterConformance(t *testing.T) {
 	routertest.Run(t, func(t testing.TB) routertest.Target {
-		topology := routertest.Topology()
+		place, topology := routertest.DefaultPlace(), routertest.Topology()
 		// Docker's container has other addresses than the plan's, and forwards nothing until the role says so.
 		router := &topology.Hosts[0]
 		router.Forward = false
 		router.Interfaces[0].Addresses = []netip.Addr{netip.MustParseAddr("198.18.10.5")}
 		router.Interfaces[1].Addresses = []netip.Addr{netip.MustParseAddr("198.18.20.5")}
 		l := buildLab(t, topology)
-		config := netroles.RouterConfig{Addresses: routertest.Addresses(), Rules: routertest.Rules(), Directions: routertest.Directions()}
+		config := netroles.RouterConfig{Addresses: place.RouterAddresses(), Rules: place.Rules(), Directions: place.Directions()}
 		p := newProcess(t, l.Host(routertest.Router), "router", config)
 		c := netroles.NewRouterClient(p.control)
 		do := func(f func(context.Context) error) func() error {
@@ -196,7 +196,8 @@ func TestRouterConformance(t *testing.T) {
 			}
 		}
 		return routertest.Target{
-			Host: l.Host,
+			Place: place,
+			Host:  func(name string) routertest.Host { return routertest.InNamespace(l.Host(name)) },
 			Counters: func() (list []netlab.Counter, err error) {
 				err = do(func(ctx context.Context) error { list, err = c.Counters(ctx); return err })()
 				return list, err

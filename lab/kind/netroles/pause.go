@@ -10,7 +10,10 @@ import (
 )
 
 // RunPause is the main process of a container that only holds a place in a network, for what others run in it: it reaps what is left to it.
-func RunPause(ctx context.Context) error {
+func RunPause(ctx context.Context) error { return HoldPlace(ctx, http.NewServeMux()) }
+
+// HoldPlace is RunPause with something to ask by the control API.
+func HoldPlace(ctx context.Context, mux *http.ServeMux) error {
 	ended := make(chan os.Signal, 16)
 	signal.Notify(ended, unix.SIGCHLD)
 	defer signal.Stop(ended)
@@ -23,5 +26,5 @@ func RunPause(ctx context.Context) error {
 			}
 		}
 	}()
-	return ServeControl(ctx, ControlSocket, http.NewServeMux())
+	return ServeControl(ctx, ControlSocket, mux)
 }

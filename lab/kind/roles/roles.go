@@ -20,6 +20,7 @@ import (
 	"keylab.dev/keylab/cluster/tpmplugin"
 	"keylab.dev/keylab/lab/kind/hostlink"
 	"keylab.dev/keylab/lab/kind/netroles"
+	"keylab.dev/keylab/lab/kind/noticerole"
 	"keylab.dev/keylab/lab/kind/tpmrole"
 )
 
@@ -51,7 +52,7 @@ func play(ctx context.Context, role string, args []string) error {
 	switch role {
 	case "link":
 		return hostlink.Serve(ctx, stdio{})
-	case "router", "dns", "tpm", "tpm-connect", "tpm-tcp":
+	case "router", "dns", "tpm", "tpm-connect", "tpm-tcp", "notices":
 		arg, err := one()
 		if err != nil {
 			return err
@@ -63,6 +64,8 @@ func play(ctx context.Context, role string, args []string) error {
 			return netroles.RunDNS(ctx, arg)
 		case "tpm":
 			return tpmrole.Run(ctx, arg)
+		case "notices":
+			return noticerole.Run(ctx, arg)
 		case "tpm-tcp":
 			return tpmrole.ServeTCP(ctx, arg)
 		}

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"keylab.dev/keylab/lab/kind/netroles"
+	"keylab.dev/keylab/lab/measure"
+	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/tpmsim"
 )
 
@@ -28,6 +30,11 @@ type Config struct {
 	Algorithm          string `json:"algorithm"`  // of the EK, as tpmsim names it
 	Seed               string `json:"seed,omitempty"`
 	WithoutCertificate bool   `json:"without_certificate,omitempty"`
+
+	Lab          string             `json:"lab"`            // what the node measures depends on the lab's name
+	MeasuredDir  string             `json:"measured_dir"`   // for what is to outlast this container of what the node measures
+	IMA          *plan.IMA          `json:"ima,omitempty"`  // nil: the kernel measures nothing
+	MeasuredBoot *plan.MeasuredBoot `json:"boot,omitempty"` // nil: the firmware measures nothing
 }
 
 // The sockets in SocketDir.
@@ -50,9 +57,10 @@ const closeTimeout = 4 * time.Second
 
 // server is the running TPM.
 type server struct {
-	config Config
-	mu     sync.Mutex // one change at a time
-	tpm    *tpmsim.TPM
+	config   Config
+	mu       sync.Mutex // one change at a time
+	tpm      *tpmsim.TPM
+	measured *measure.Node
 }
 
 // Run is the main process of a TPM's container. When ctx ends the TPM is shut down in order, so that its clock stays safe.
@@ -88,6 +96,13 @@ func run(ctx context.Context, c Config, control string) (err error) {
 	// The EK is made now; its certificate comes from whoever is the TPM's maker.
 	if _, err := s.manufacture(ctx, nil); err != nil && !errors.Is(err, errNoCertificate) {
 		return err
+	}
+	// The node is switched on with its TPM, and nobody else has that before.
+	if err := s.measure(); err != nil {
+		return err
+	}
+	if err := s.measured.Boot(ctx); err != nil {
+		return fmt.Errorf("boot %s: %w", c.Name, err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -200,11 +215,16 @@ func (s *server) mux() *http.ServeMux {
 	mux.HandleFunc("POST /reboot", netroles.Answer(func(r *http.Request) (any, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		restart := s.tpm.Reboot
 		if r.URL.Query().Get("orderly") == "false" {
-			return "done", s.tpm.Crash(r.Context())
+			restart = s.tpm.Crash
 		}
-		return "done", s.tpm.Reboot(r.Context())
+		if err := restart(r.Context()); err != nil {
+			return nil, err
+		}
+		return "done", s.measured.Boot(r.Context())
 	}))
+	s.measurements(mux)
 	mux.HandleFunc("POST /await-safe-clock", netroles.Answer(func(r *http.Request) (any, error) { return s.tpm.AwaitSafeClock(r.Context()) }))
 	return mux
 }
