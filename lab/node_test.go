@@ -59,7 +59,7 @@ func TestNodes(t *testing.T) {
 	}
 	t.Run("mistakes", func(t *testing.T) {
 		for want, a := range map[string]control.Action{
-			`the lab has no node "d"; it has a, b, c`:                                                              {Kind: control.ActionStop, Node: "d"},
+			`the lab has no node "d"; it has a, b, c`: {Kind: control.ActionStop, Node: "d"},
 			"fly a: there is no such action; there are stop, start, reboot, crash, replace-tpm, reactivate, enrol, forget, restart-agent": {Kind: "fly", Node: "a"},
 		} {
 			if _, err := l.Act(t.Context(), a); err == nil || !strings.Contains(err.Error(), want) {
