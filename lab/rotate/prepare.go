@@ -190,9 +190,6 @@ func (r *rotation) look(e control.EKNode, status control.Status) *node {
 	return n
 }
 
-// push tells whether the lab's agents push.
-func (r *rotation) push() bool { return r.plan.Keylime.Push() }
-
 // parallel is how many nodes are brought over at once. On Kubernetes each order opens the lab's folder for itself, and writes there what it learnt.
 func (r *rotation) parallel() int {
 	switch {
