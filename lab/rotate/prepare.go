@@ -21,6 +21,7 @@ type rotation struct {
 	options Options
 	plan    plan.Plan
 	book    runbook
+	status  control.Status // at the start
 	started time.Time
 	watch   *watch
 
@@ -59,6 +60,7 @@ func prepare(ctx context.Context, l Lab, o Options) (*rotation, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.status = status
 	if r.plan, err = l.Planned(); err != nil {
 		return nil, err
 	}
