@@ -20,6 +20,9 @@ func TestCrossSign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if !cross.IsCA || cross.MaxPathLen != 0 || !cross.MaxPathLenZero {
+		t.Errorf("the cross certificate lets its subject certify other CAs: path length %d", cross.MaxPathLen)
+	}
 	cert := issue(t, after, ekca.Request{Public: rsaEK()})
 	leaf := *cert
 	leaf.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(leaf.UnhandledCriticalExtensions), func(id asn1.ObjectIdentifier) bool {

@@ -203,7 +203,7 @@ func readStore(dir string) (files []string, content map[string][]byte, err error
 			err = fmt.Errorf("%s is not UTF-8 text", e.Name())
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("Keylime cannot load %s: %w; remove that file", dir, err)
+			return nil, nil, fmt.Errorf("%s cannot be loaded by Keylime: %w; remove that file", dir, err)
 		}
 		files = append(files, e.Name())
 		content[e.Name()] = data

@@ -21,6 +21,7 @@ type rotation struct {
 	options Options
 	plan    plan.Plan
 	book    runbook
+	status  control.Status // at the start
 	started time.Time
 	watch   *watch
 
@@ -59,6 +60,7 @@ func prepare(ctx context.Context, l Lab, o Options) (*rotation, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.status = status
 	if r.plan, err = l.Planned(); err != nil {
 		return nil, err
 	}
@@ -189,9 +191,6 @@ func (r *rotation) look(e control.EKNode, status control.Status) *node {
 	}
 	return n
 }
-
-// push tells whether the lab's agents push.
-func (r *rotation) push() bool { return r.plan.Keylime.Push() }
 
 // parallel is how many nodes are brought over at once. On Kubernetes each order opens the lab's folder for itself, and writes there what it learnt.
 func (r *rotation) parallel() int {

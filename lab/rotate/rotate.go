@@ -149,7 +149,7 @@ func Run(ctx context.Context, l Lab, o Options) (Result, error) {
 		return Result{}, err
 	}
 	if !o.DryRun {
-		r.watch = newWatch(l, r.started, cmp.Or(o.Poll, defaultPoll))
+		r.watch = newWatch(l, r.status, r.started, cmp.Or(o.Poll, defaultPoll))
 		defer r.watch.stop()
 	}
 	switch o.Strategy {

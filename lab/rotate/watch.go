@@ -21,8 +21,6 @@ type watch struct {
 	end   context.CancelFunc
 	done  chan struct{}
 
-	first chan struct{} // closed when the lab has answered once
-
 	mu    sync.Mutex
 	order []string
 	seen  map[string]*seen
@@ -37,19 +35,19 @@ type seen struct {
 	failed          bool
 }
 
-func newWatch(l Lab, start time.Time, poll time.Duration) *watch {
+// newWatch begins to watch a lab whose nodes were so at the start.
+func newWatch(l Lab, at control.Status, start time.Time, poll time.Duration) *watch {
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &watch{start: start, poll: poll, end: cancel, done: make(chan struct{}), first: make(chan struct{}), seen: map[string]*seen{}}
+	w := &watch{start: start, poll: poll, end: cancel, done: make(chan struct{}), seen: map[string]*seen{}}
+	w.note(at, 0)
 	go func() {
 		defer close(w.done)
 		tick := time.NewTicker(poll)
 		defer tick.Stop()
-		answered := sync.OnceFunc(func() { close(w.first) })
 		for {
 			// A lab that does not answer is seen as a gap.
 			if status, err := l.Status(ctx); err == nil {
 				w.note(status, time.Since(start))
-				answered()
 			}
 			select {
 			case <-ctx.Done():
@@ -128,11 +126,6 @@ func (w *watch) attestedAgain(ctx context.Context) []string {
 			}
 		}
 		return good
-	}
-	select {
-	case <-w.first:
-	case <-ctx.Done():
-		return nil
 	}
 	tick := time.NewTicker(w.poll)
 	defer tick.Stop()
