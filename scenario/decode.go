@@ -161,8 +161,8 @@ func (c *checker) step(path string, s Step) {
 		c.condition(path+".expect", *s.Expect)
 	case "never":
 		c.condition(path+".never", *s.Never)
-		if n := *s.Never; n.Verify != "" || len(n.Run) > 0 {
-			c.add(path+".never", "can be about nodes, a component, a notice or a counter: what the history tells. verify and run are for expect", "")
+		if n := *s.Never; n.Verify != "" || n.Log != "" || len(n.Run) > 0 {
+			c.add(path+".never", "can be about nodes, a component, a notice or a counter: what the history tells. verify, log and run are for expect", "")
 		}
 	}
 	c.acted = c.acted || acts
@@ -236,7 +236,7 @@ func orNone(list []string) string {
 
 func (c *checker) condition(path string, w Condition) {
 	about := map[string]bool{
-		"nodes": len(w.Nodes) > 0, "component": w.Component != "", "verify": w.Verify != "", "notice": w.Notice != nil, "counter": w.Counter != "", "run": len(w.Run) > 0,
+		"nodes": len(w.Nodes) > 0, "component": w.Component != "", "verify": w.Verify != "", "notice": w.Notice != nil, "counter": w.Counter != "", "log": w.Log != "", "run": len(w.Run) > 0,
 	}
 	var is []string
 	for _, name := range slices.Sorted(maps.Keys(about)) {
@@ -244,7 +244,7 @@ func (c *checker) condition(path string, w Condition) {
 			is = append(is, name)
 		}
 	}
-	const kinds = "nodes, component, verify, notice, counter, run"
+	const kinds = "nodes, component, verify, notice, counter, log, run"
 	if len(is) != 1 {
 		c.add(path, fmt.Sprintf("is about one of %s; this is about %s", kinds, orNone(is)), kinds)
 		return
@@ -256,10 +256,10 @@ func (c *checker) condition(path string, w Condition) {
 		"detail":       w.Detail == "" || stateful,
 		"attestations": w.Attestations == 0 || kind == "nodes",
 		"fails":        len(w.Fails) == 0 || kind == "verify" && w.Verify == "failed",
-		"more":         w.More == 0 || kind == "counter",
+		"more":         w.More == 0 || kind == "counter" || kind == "log",
 		"on":           w.On == "" || kind == "run",
 		"exit":         w.Exit == 0 || kind == "run",
-		"output":       w.Output == "" || kind == "run",
+		"output":       w.Output == "" || kind == "run" || kind == "log",
 	})
 	c.known(path+".nodes", w.Nodes, "any", "all", "others")
 	c.templates(path+".run", w.Run)
@@ -274,6 +274,8 @@ func (c *checker) condition(path string, w Condition) {
 		c.oneOf(path+".state", w.State, "running", "starting", "dead")
 	case kind == "verify" && w.Verify == "failed" && len(w.Fails) == 0:
 		c.add(path, "verify: failed needs the names of the checks that fail: add fails", "")
+	case kind == "log" && w.Output == "":
+		c.add(path, "log needs something to look for: add output", "")
 	case kind == "run" && w.On == "":
 		c.add(path, "run needs a host to run on: add on", "")
 	case kind == "notice":

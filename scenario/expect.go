@@ -88,8 +88,8 @@ func (w Condition) judgeState(v view, kind report.EntryKind, name string, since 
 
 func (o observed) String() string {
 	text := "was " + o.state
-	if o.detail != "" {
-		text += " (" + o.detail + ")"
+	if first, _, _ := strings.Cut(o.detail, "\n"); first != "" { // of a service that ended, its log comes after it
+		text += " (" + first + ")"
 	}
 	return text + " at " + seconds(o.at)
 }
@@ -147,6 +147,8 @@ func (r *runner) expect(ctx context.Context, w Condition, since time.Duration) (
 	switch {
 	case w.Verify != "":
 		word, err = r.again(ctx, func(ctx context.Context) (bool, string) { return r.verify(ctx, w) })
+	case w.Log != "":
+		word, err = r.again(ctx, func(ctx context.Context) (bool, string) { return r.logLines(ctx, w) })
 	case len(w.Run) > 0:
 		word, err = r.again(ctx, func(ctx context.Context) (bool, string) { return r.program(ctx, w) })
 	default:

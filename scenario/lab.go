@@ -17,6 +17,8 @@ type Lab interface {
 	// Mark is what the network has counted so far; Fired tells whether a fault was seen to be in effect since then.
 	Mark(ctx context.Context) (control.Mark, error)
 	Fired(ctx context.Context, f control.Fault, since control.Mark) (control.Proof, error)
+	// Log is the log of a component or of a node's agent, of the lab's last run.
+	Log(ctx context.Context, name string) ([]byte, error)
 	Command(ctx context.Context, host string, argv ...string) (*exec.Cmd, error)
 	TPMCommand(ctx context.Context, node string, argv ...string) (*exec.Cmd, error)
 	TenantCommand(ctx context.Context, args ...string) (*exec.Cmd, error)

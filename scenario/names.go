@@ -175,6 +175,8 @@ func (w Condition) sentence() string {
 			text += fmt.Sprintf(" with %q", w.Notice.Event)
 		}
 		return text
+	case w.Log != "":
+		return fmt.Sprintf("%s with %q in the log of %s", plural(max(1, w.More), "line"), w.Output, w.Log)
 	case w.Counter != "":
 		return fmt.Sprintf("%s to grow by %d", w.Counter, max(1, w.More))
 	}

@@ -89,6 +89,10 @@ func (f *fakeLab) Fired(context.Context, control.Fault, control.Mark) (control.P
 	return control.Proof{Fired: f.broken, Evidence: "looked"}, nil
 }
 
+func (f *fakeLab) Log(context.Context, string) ([]byte, error) {
+	return []byte("Sent 200\nSent 429\nSent 429 again\n"), nil
+}
+
 func (f *fakeLab) Command(ctx context.Context, _ string, argv ...string) (*exec.Cmd, error) {
 	return exec.CommandContext(ctx, argv[0], argv[1:]...), nil
 }
@@ -169,6 +173,9 @@ func TestFailures(t *testing.T) {
 		"program's status":        {"  - {expect: {run: [sh, -c, exit 3], on: tenant, exit: 3}}\n", &fakeLab{}, report.Passed, ""},
 		"program's other status":  {"  - {expect: {run: [sh, -c, exit 3], on: tenant}, within: 300ms}\n", &fakeLab{}, report.Failed, "it ended with 3"},
 		"program's output":        {"  - {expect: {run: [echo, '${node-1.uuid}'], on: tenant, output: '^u1\\s*$'}}\n", &fakeLab{}, report.Passed, ""},
+		"log":                     {"  - {expect: {log: verifier, output: '4[0-9]9', more: 2}}\n", &fakeLab{}, report.Passed, ""},
+		"log without that":        {"  - {expect: {log: verifier, output: nothing}, within: 300ms}\n", &fakeLab{}, report.Failed, "no line has that"},
+		"log with too few":        {"  - {expect: {log: verifier, output: '429', more: 3}, within: 300ms}\n", &fakeLab{}, report.Failed, "2 lines; the last one: Sent 429 again"},
 		"tenant":                  {"  - {do: tenant, run: [-c, delete, '${any.uuid}']}\n  - expect: {verify: passed}\n", &fakeLab{}, report.Passed, ""},
 		"an EK order refused":     {"  - {do: ek-issue, nodes: [node-1], with: {restart: 'true'}, refused: '403'}\n", &fakeLab{refuse: "403 Forbidden"}, report.Passed, ""},
 		"no such program":         {"  - {do: exec, nodes: [node-1], run: [/no/such]}\n  - expect: {verify: passed}\n", &fakeLab{}, report.Broken, "no such file"},

@@ -96,8 +96,8 @@ type Step struct {
 	Since string `yaml:"since,omitempty" jsonschema:"maxLength=32"`
 }
 
-// Condition is something that can be observed. It is about nodes, a component, the checks of `keylab verify`, the verifier's notices, the network's counters, or a
-// program's end; one of these.
+// Condition is something that can be observed. It is about nodes, a component, the checks of `keylab verify`, the verifier's notices, the network's counters, a log, or
+// a program's end; one of these.
 type Condition struct {
 	// The nodes, each of which must meet state, detail and attestations: names, `any`, `all`, or `others` (all that no step before has named).
 	Nodes []string `yaml:"nodes,omitempty" jsonschema:"maxItems=500"`
@@ -117,7 +117,9 @@ type Condition struct {
 	Notice *Notice `yaml:"notice,omitempty"`
 	// A counter of the network, as `keylab net` names it; * stands for any text.
 	Counter string `yaml:"counter,omitempty" jsonschema:"maxLength=120"`
-	// By how much the counters grew in all, at least. Left out: 1.
+	// A log, by the component's or the node's name, in which a line has output: at least as many lines as more says. It is the whole log of the lab's run.
+	Log string `yaml:"log,omitempty" jsonschema:"maxLength=63"`
+	// By how much the counters grew in all, or how many lines of the log, at least. Left out: 1.
 	More int `yaml:"more,omitempty" jsonschema:"minimum=1,maximum=1000000000"`
 	// A program that is run on a host of the lab, again and again until it ends as expected; one whose name begins with tpm2_ is run against a node's TPM. See
 	// run of a step.
@@ -126,7 +128,7 @@ type Condition struct {
 	On string `yaml:"on,omitempty" jsonschema:"maxLength=63"`
 	// Its exit status.
 	Exit int `yaml:"exit,omitempty" jsonschema:"minimum=0,maximum=255"`
-	// A regular expression for what it prints.
+	// A regular expression for what it prints, or for a line of the log.
 	Output string `yaml:"output,omitempty" jsonschema:"maxLength=400"`
 }
 

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,7 +35,7 @@ func newLogs(s streams) *cobra.Command {
 			if err := l.CollectLogs(c.Context()); err != nil {
 				return err
 			}
-			names, err := logNames(l.Dir().Logs(), args)
+			names, err := logNames(l, args)
 			if err != nil {
 				return err
 			}
@@ -48,20 +48,13 @@ func newLogs(s streams) *cobra.Command {
 }
 
 // logNames are the components asked for, or all that have a log.
-func logNames(dir string, asked []string) ([]string, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.log"))
+func logNames(l *lab.Lab, asked []string) ([]string, error) {
+	all, err := l.LogNames()
 	if err != nil {
 		return nil, err
 	}
-	var all []string
-	known := map[string]bool{}
-	for _, file := range files {
-		name := strings.TrimSuffix(filepath.Base(file), ".log")
-		all = append(all, name)
-		known[name] = true
-	}
 	for _, name := range asked {
-		if !known[name] {
+		if !slices.Contains(all, name) {
 			return nil, usagef("there is no log of %q; there are %s", name, strings.Join(all, ", "))
 		}
 	}
