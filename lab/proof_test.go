@@ -30,6 +30,7 @@ func TestFaultsAreSeen(t *testing.T) {
 		{Kind: control.FaultUnknownName, Nodes: []string{"node-2"}},
 		{Kind: control.FaultIngressDown},
 		{Kind: control.FaultIngressRestart},
+		{Kind: control.FaultMovedAddress},
 		{Kind: control.FaultDNSFailure},
 		{Kind: control.FaultDNSFailure, Options: map[string]string{"answer": control.DNSNothing}},
 		{Kind: control.FaultLatency, Nodes: []string{"node-2"}, Options: map[string]string{"delay": "100ms", "jitter": "10ms"}},
@@ -38,7 +39,7 @@ func TestFaultsAreSeen(t *testing.T) {
 	for _, f := range faults {
 		t.Run(f.Kind, func(t *testing.T) {
 			mark, err := l.Mark(t.Context())
-			if err != nil || mark.Router == nil || mark.Forwarded == nil || len(mark.Arrivals) != 3 || len(mark.Attestations) != 3 || mark.DNS == nil {
+			if err != nil || mark.Router == nil || len(mark.Arrivals) != 3 || len(mark.Attestations) != 3 || mark.DNS == nil {
 				t.Fatalf("mark of a lab that is well: %+v, %v", mark, err)
 			}
 			notFired(t, l, f, mark)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,6 +68,7 @@ const (
 	FaultUnknownName    = "unknown-name"
 	FaultIngressDown    = "ingress-down"
 	FaultIngressRestart = "ingress-restart"
+	FaultMovedAddress   = "loadbalancer-moved"
 )
 
 // How a DNS server fails.
@@ -86,6 +88,7 @@ var Faults = []FaultKind{
 	{Kind: FaultUnknownName, Nodes: 1, About: "let the ingress forget a node's hostname"},
 	{Kind: FaultIngressDown, About: "stop the ingress"},
 	{Kind: FaultIngressRestart, Momentary: true, About: "stop the ingress and start it again"},
+	{Kind: FaultMovedAddress, About: "give the load balancer another address; DNS and the router's rules follow"},
 	{Kind: FaultDNSFailure, About: "let the services' DNS server fail", Options: []FaultOption{
 		{Name: "answer", Type: OptionChoice, Values: []string{DNSServfail, DNSNothing}, Default: DNSServfail, About: "servfail, or nothing at all"},
 	}},
@@ -225,6 +228,7 @@ func (o FaultOption) check(value string) error {
 // Mark is what a lab had counted at one moment. What could not be asked then is missing.
 type Mark struct {
 	Time         time.Time         `json:"time"`
+	Ingress      netip.AddrPort    `json:"ingress,omitzero"`       // the load balancer's address
 	Router       map[string]uint64 `json:"router,omitempty"`       // packets, by counter
 	Forwarded    map[string]uint64 `json:"forwarded,omitempty"`    // connections that the ingress passed on, by hostname
 	Refused      uint64            `json:"refused"`                // connections that it refused for their name

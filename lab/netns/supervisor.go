@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -43,8 +44,9 @@ type supervisor struct {
 	router        *netlab.Router
 	dns           []*netlab.DNS
 	ingress       *netlab.Ingress
-	ingressIsDown bool // by a fault
-	ingressStarts int
+	ingressIsDown bool       // by a fault
+	ingressStarts int        // since the first
+	ingressAt     netip.Addr // where a fault has moved it; the zero Addr: where the plan has it
 	cas           *authority.Set
 	configured    *keylime.Configured
 	services      map[string]*process

@@ -72,6 +72,7 @@ var provers = map[string]prover{
 	control.FaultUnknownName:    unknownName,
 	control.FaultIngressDown:    ingressDown,
 	control.FaultIngressRestart: ingressRestart,
+	control.FaultMovedAddress:   movedAddress,
 	control.FaultLatency:        latency,
 	control.FaultLoss:           loss,
 }
@@ -104,7 +105,7 @@ const markTimeout = 2 * time.Second
 func Mark(ctx context.Context, t Target) control.Mark {
 	ctx, cancel := context.WithTimeout(ctx, markTimeout)
 	defer cancel()
-	m := control.Mark{Time: time.Now(), Arrivals: map[string]uint64{}, Processes: map[string]string{}}
+	m := control.Mark{Time: time.Now(), Ingress: t.Plan().Keylime.Ingress, Arrivals: map[string]uint64{}, Processes: map[string]string{}}
 	nodes := t.Nodes()
 	var wait sync.WaitGroup
 	var mu sync.Mutex
