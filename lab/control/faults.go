@@ -62,6 +62,7 @@ const (
 	FaultServiceDown    = "service-down"
 	FaultServiceKilled  = "service-killed"
 	FaultServiceRestart = "service-restart"
+	FaultDatabaseFull   = "database-full"
 	FaultLatency        = "latency"
 	FaultLoss           = "loss"
 	FaultDNSFailure     = "dns-failure"
@@ -106,6 +107,7 @@ var Faults = []FaultKind{
 	{Kind: FaultDeadTPM, Nodes: 1, About: "kill a node's TPM; mended, the node is enrolled anew"},
 	{Kind: FaultServiceDown, Components: services, About: "stop a service of Keylime's in order; mended, it has its database still"},
 	{Kind: FaultServiceKilled, Components: services, About: "kill a service of Keylime's (SIGKILL)"},
+	{Kind: FaultDatabaseFull, Components: services, About: "fill the disk that a service of Keylime's has its database on; the first time the service is restarted on a disk of its own"},
 	{Kind: FaultServiceRestart, Components: services, Momentary: true, About: "stop a service of Keylime's and start it again"},
 }
 
@@ -235,6 +237,7 @@ type Mark struct {
 	Arrivals     map[string]uint64 `json:"arrivals,omitempty"`     // new connections at each agent's port, by node
 	DNS          map[string]uint64 `json:"dns,omitempty"`          // answers, by code
 	Attestations map[string]int    `json:"attestations,omitempty"` // the verifier's attestation_count, by node
+	Logs         map[string]int64  `json:"logs,omitempty"`         // bytes, by service
 	Processes    map[string]string `json:"processes,omitempty"`    // which process it was, by component or by the agent's node: another one after each start
 }
 
