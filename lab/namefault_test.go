@@ -35,6 +35,14 @@ func TestNameFaults(t *testing.T) {
 		inflict(t, l, control.Fault{Kind: control.FaultIngressRestart})
 		verify(t, l)
 	})
+	t.Run("who asks by name follows the load balancer", func(t *testing.T) {
+		f := control.Fault{Kind: control.FaultMovedAddress}
+		inflict(t, l, f)
+		moreAttestations(t, l)
+		verify(t, l)
+		mend(t, l, f)
+		verify(t, l)
+	})
 	t.Run("without an ingress nobody is attested", func(t *testing.T) {
 		f := control.Fault{Kind: control.FaultIngressDown}
 		inflict(t, l, f)

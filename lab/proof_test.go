@@ -27,9 +27,11 @@ func TestFaultsAreSeen(t *testing.T) {
 		{Kind: control.FaultServiceDown, Component: "registrar"},
 		{Kind: control.FaultServiceKilled, Component: "verifier"},
 		{Kind: control.FaultServiceRestart, Component: "verifier"},
+		{Kind: control.FaultDatabaseFull, Component: "verifier"},
 		{Kind: control.FaultUnknownName, Nodes: []string{"node-2"}},
 		{Kind: control.FaultIngressDown},
 		{Kind: control.FaultIngressRestart},
+		{Kind: control.FaultMovedAddress},
 		{Kind: control.FaultDNSFailure},
 		{Kind: control.FaultDNSFailure, Options: map[string]string{"answer": control.DNSNothing}},
 		{Kind: control.FaultLatency, Nodes: []string{"node-2"}, Options: map[string]string{"delay": "100ms", "jitter": "10ms"}},
@@ -38,7 +40,7 @@ func TestFaultsAreSeen(t *testing.T) {
 	for _, f := range faults {
 		t.Run(f.Kind, func(t *testing.T) {
 			mark, err := l.Mark(t.Context())
-			if err != nil || mark.Router == nil || mark.Forwarded == nil || len(mark.Arrivals) != 3 || len(mark.Attestations) != 3 || mark.DNS == nil {
+			if err != nil || mark.Router == nil || len(mark.Arrivals) != 3 || len(mark.Attestations) != 3 || mark.DNS == nil {
 				t.Fatalf("mark of a lab that is well: %+v, %v", mark, err)
 			}
 			notFired(t, l, f, mark)
@@ -47,7 +49,8 @@ func TestFaultsAreSeen(t *testing.T) {
 			t.Log(p.Evidence)
 			var others sync.WaitGroup
 			for _, other := range faults {
-				if !reflect.DeepEqual(other, f) {
+				restarts := f.Kind == control.FaultDatabaseFull && other.Kind == control.FaultServiceRestart // which it does the first time
+				if !reflect.DeepEqual(other, f) && !restarts {
 					others.Go(func() { notFired(t, l, other, mark) })
 				}
 			}

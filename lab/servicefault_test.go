@@ -45,6 +45,32 @@ func TestServiceFaults(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a full disk", func(t *testing.T) {
+		f := control.Fault{Kind: control.FaultDatabaseFull, Component: plan.Verifier}
+		mark := takeMark(t, l)
+		inflict(t, l, f)
+		t.Log(fired(t, l, f, mark).Evidence)
+		// The verifier goes on asking, but keeps nothing: what it says of the nodes is what it knew when the disk was full.
+		settled(t, l, []string{"node-1", "node-2"})
+		for _, n := range status(t, l).Nodes {
+			if n.State != "attested" {
+				t.Errorf("%s is %s (%s)", n.Name, n.State, n.Detail)
+			}
+		}
+		verify(t, l, "attested *")
+		mend(t, l, f)
+		notFired(t, l, f, mark)
+		verify(t, l)
+		inflict(t, l, f)
+		mend(t, l, f)
+		verify(t, l)
+
+		f.Component, mark = plan.Registrar, takeMark(t, l)
+		inflict(t, l, f)
+		notFired(t, l, f, mark) // nobody has registered
+		mend(t, l, f)
+		verify(t, l)
+	})
 	t.Run("restarts", func(t *testing.T) {
 		for _, f := range []control.Fault{
 			{Kind: control.FaultServiceRestart, Component: plan.Registrar},

@@ -376,3 +376,33 @@ func BenchmarkBuild(b *testing.B) {
 		})
 	}
 }
+
+func TestMoveAddress(t *testing.T) {
+	topo := testTopology(1)
+	for i := range topo.Hosts {
+		topo.Hosts[i].Hub = topo.Hosts[i].Name == "ingress" // others hold fixed neighbour entries for it
+	}
+	l := buildLab(t, topo)
+	to := netip.MustParseAddr("198.18.20.201")
+	serveOn(t, l.Host("ingress"), "0.0.0.0:443")
+	for _, move := range [][2]netip.Addr{{ingressAddr, to}, {to, ingressAddr}} {
+		if err := l.MoveAddress("ingress", move[0], move[1]); err != nil {
+			t.Fatal(err)
+		}
+		for _, from := range []string{"node1", "registrar"} { // from its own network, and through the router, to which it must know the way
+			ask(t, l.Host(from), netip.AddrPortFrom(move[1], 443).String())
+			if r := ProbeTCP(testContext(t), l.Host(from), netip.AddrPortFrom(move[0], 443), silence); r.Outcome == OutcomeOpen {
+				t.Errorf("%s is answered at the old address %v", from, move[0])
+			}
+		}
+	}
+	for what, err := range map[string]error{
+		"no such host":                        l.MoveAddress("nobody", ingressAddr, to),
+		"the host does not have that address": l.MoveAddress("ingress", to, ingressAddr),
+		"network cluster is 198.18.20.0/24":   l.MoveAddress("ingress", ingressAddr, registrarAddr),
+	} {
+		if err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%v, want %q", err, what)
+		}
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -67,3 +69,60 @@ func deleteNeighbour(h *netlink.Handle, n *netlink.Neigh) error {
 
 // hub says whether the host gets permanent neighbour entries with all others.
 func (h Host) hub() bool { return h.Hub || h.Forward }
+
+// MoveAddress gives a host another address in place of one that it has, as an administrator would who renumbers it. Other hosts that hold fixed
+// neighbour entries for it get new ones.
+func (l *Lab) MoveAddress(host string, from, to netip.Addr) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fail := func(err error) error { return fmt.Errorf("move %s from %v to %v: %w", host, from, to, err) }
+	h := l.hosts[host]
+	if h == nil {
+		return fail(errors.New("no such host"))
+	}
+	for _, f := range h.spec.Interfaces {
+		i := slices.Index(f.Addresses, from)
+		if i < 0 {
+			continue
+		}
+		prefix := l.networks[f.Network].Prefix
+		if !prefix.Contains(to) {
+			return fail(fmt.Errorf("network %s is %v", f.Network, prefix))
+		}
+		// First away, then there: the kernel removes a second address of the same network with the first.
+		link, err := h.h.LinkByName(f.Name)
+		if err == nil {
+			err = h.h.AddrDel(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(from, prefix.Bits()))})
+		}
+		if err == nil {
+			err = h.h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(to, prefix.Bits()))})
+		}
+		if err == nil {
+			err = h.restoreRoutes()
+		}
+		if err == nil {
+			err = l.forget(h)
+		}
+		if err != nil {
+			return fail(err)
+		}
+		f.Addresses[i] = to // the slice is the host's own
+		for _, o := range l.hosts {
+			if err := introduce(h, o, setNeighbour); err != nil {
+				return fail(err)
+			}
+		}
+		return nil
+	}
+	return fail(errors.New("the host does not have that address"))
+}
+
+// restoreRoutes sets the host's routes again: those that went out from an address which is gone went with it.
+func (h *labHost) restoreRoutes() error {
+	for _, r := range h.spec.Routes {
+		if err := h.h.RouteReplace(&netlink.Route{Dst: ipNet(r.To), Gw: r.Via.AsSlice()}); err != nil {
+			return fmt.Errorf("route to %v by %v: %w", r.To, r.Via, err)
+		}
+	}
+	return nil
+}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,12 +62,14 @@ const (
 	FaultServiceDown    = "service-down"
 	FaultServiceKilled  = "service-killed"
 	FaultServiceRestart = "service-restart"
+	FaultDatabaseFull   = "database-full"
 	FaultLatency        = "latency"
 	FaultLoss           = "loss"
 	FaultDNSFailure     = "dns-failure"
 	FaultUnknownName    = "unknown-name"
 	FaultIngressDown    = "ingress-down"
 	FaultIngressRestart = "ingress-restart"
+	FaultMovedAddress   = "loadbalancer-moved"
 )
 
 // How a DNS server fails.
@@ -86,6 +89,7 @@ var Faults = []FaultKind{
 	{Kind: FaultUnknownName, Nodes: 1, About: "let the ingress forget a node's hostname"},
 	{Kind: FaultIngressDown, About: "stop the ingress"},
 	{Kind: FaultIngressRestart, Momentary: true, About: "stop the ingress and start it again"},
+	{Kind: FaultMovedAddress, About: "give the load balancer another address; DNS and the router's rules follow"},
 	{Kind: FaultDNSFailure, About: "let the services' DNS server fail", Options: []FaultOption{
 		{Name: "answer", Type: OptionChoice, Values: []string{DNSServfail, DNSNothing}, Default: DNSServfail, About: "servfail, or nothing at all"},
 	}},
@@ -103,6 +107,7 @@ var Faults = []FaultKind{
 	{Kind: FaultDeadTPM, Nodes: 1, About: "kill a node's TPM; mended, the node is enrolled anew"},
 	{Kind: FaultServiceDown, Components: services, About: "stop a service of Keylime's in order; mended, it has its database still"},
 	{Kind: FaultServiceKilled, Components: services, About: "kill a service of Keylime's (SIGKILL)"},
+	{Kind: FaultDatabaseFull, Components: services, About: "fill the disk that a service of Keylime's has its database on; the first time the service is restarted on a disk of its own"},
 	{Kind: FaultServiceRestart, Components: services, Momentary: true, About: "stop a service of Keylime's and start it again"},
 }
 
@@ -225,12 +230,14 @@ func (o FaultOption) check(value string) error {
 // Mark is what a lab had counted at one moment. What could not be asked then is missing.
 type Mark struct {
 	Time         time.Time         `json:"time"`
+	Ingress      netip.AddrPort    `json:"ingress,omitzero"`       // the load balancer's address
 	Router       map[string]uint64 `json:"router,omitempty"`       // packets, by counter
 	Forwarded    map[string]uint64 `json:"forwarded,omitempty"`    // connections that the ingress passed on, by hostname
 	Refused      uint64            `json:"refused"`                // connections that it refused for their name
 	Arrivals     map[string]uint64 `json:"arrivals,omitempty"`     // new connections at each agent's port, by node
 	DNS          map[string]uint64 `json:"dns,omitempty"`          // answers, by code
 	Attestations map[string]int    `json:"attestations,omitempty"` // the verifier's attestation_count, by node
+	Logs         map[string]int64  `json:"logs,omitempty"`         // bytes, by service
 	Processes    map[string]string `json:"processes,omitempty"`    // which process it was, by component or by the agent's node: another one after each start
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -84,10 +85,29 @@ func CloneTPM(dir state.Dir, from, to plan.Node) error {
 	if err := os.RemoveAll(dir.TPM(to.Name)); err != nil {
 		return fmt.Errorf("take the TPM of %s out: %w", to.Name, err)
 	}
-	if err := os.CopyFS(dir.TPM(to.Name), os.DirFS(dir.TPM(from.Name))); err != nil {
+	if err := CopyPrivate(dir.TPM(from.Name), dir.TPM(to.Name)); err != nil {
 		return fmt.Errorf("copy the TPM of %s into %s: %w", from.Name, to.Name, err)
 	}
 	return keepSeed(dir, to, seed)
+}
+
+// CopyPrivate copies the files of a folder into another one, with all folders below it, for the owner alone. A folder that is there must be empty.
+func CopyPrivate(from, to string) error {
+	if err := os.MkdirAll(to, 0o700); err != nil { // before anything is in it
+		return err
+	}
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		return err
+	}
+	return filepath.WalkDir(to, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.Chmod(path, 0o700)
+		}
+		return os.Chmod(path, 0o600)
+	})
 }
 
 // keepSeed notes the seed of a TPM that another node's plan stands for; an empty one is random.

@@ -46,9 +46,11 @@ func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 		control.FaultUnknownName:    {Inflict: l.forgetName, Mend: l.knowName, Broke: "the ingress does not know the node's hostname", Mended: "the ingress knows the node's hostname again", Told: "the verifier was told to ask its agent again"},
 		control.FaultIngressDown:    {Inflict: l.ingressDown, Mend: l.ingressUp, Broke: "the ingress is stopped", Mended: "the ingress runs again", Told: "the verifier was told to ask all agents again"},
 		control.FaultIngressRestart: {Inflict: l.ingressRestart, Broke: "the ingress was stopped and runs again, with the routes that it had"},
+		control.FaultMovedAddress:   {Impossible: "not yet on kind: use the substrate netns"},
 		control.FaultDNSFailure:     {Inflict: l.failDNS, Mend: l.mendDNS, Broke: "the services' DNS server fails", Mended: "the services' DNS server answers again", Told: "the verifier was told to ask all agents again"},
 		control.FaultServiceDown:    {Inflict: l.serviceDown, Mend: l.serviceUp, Broke: "the %s is stopped", Mended: "the %s runs again, with the database that it had"},
 		control.FaultServiceKilled:  {Inflict: l.serviceKilled, Mend: l.serviceUp, Broke: "the %s is killed", Mended: "the %s runs again, with the database that it had"},
+		control.FaultDatabaseFull:   {Impossible: "its services have their databases on Docker's disk, which is everybody's"},
 		control.FaultServiceRestart: {Inflict: l.serviceRestart, Broke: "the %s was stopped and runs again, with the database that it had"},
 	}
 	why := ""

@@ -84,6 +84,13 @@ func (n *node) outdate() {
 	n.former = append(n.former, uuid)
 }
 
+// starts is how many agents the node has had.
+func (n *node) starts() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.agentStarts
+}
+
 // unregistrable ends the agent of a node whose registration failed for good, as the Rust agent ends by itself, and lets the machine run on.
 func (n *node) unregistrable(ctx context.Context, err error) bool {
 	n.mu.Lock()

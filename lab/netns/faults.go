@@ -38,13 +38,15 @@ func (s *supervisor) faults() map[string]fleet.Breakage[*node] {
 		control.FaultUnknownName:    {Inflict: s.forgetName, Mend: s.knowName, Broke: "the ingress does not know the node's hostname", Mended: "the ingress knows the node's hostname again", Told: "the verifier was told to ask its agent again"},
 		control.FaultIngressDown:    {Inflict: s.ingressDown, Mend: s.ingressUp, Broke: "the ingress is stopped", Mended: "the ingress runs again", Told: "the verifier was told to ask all agents again"},
 		control.FaultIngressRestart: {Inflict: s.ingressRestart, Broke: "the ingress was stopped and runs again, with the routes that it had"},
+		control.FaultMovedAddress:   {Inflict: s.moveIngress, Mend: s.moveIngress, Broke: "the load balancer has another address, which DNS and the router's rules know", Mended: "the load balancer has the address that it had"},
 		control.FaultDNSFailure:     {Inflict: s.failDNS, Mend: s.mendDNS, Broke: "the services' DNS server fails", Mended: "the services' DNS server answers again", Told: "the verifier was told to ask all agents again"},
 		control.FaultServiceDown:    {Inflict: s.serviceDown, Mend: s.serviceUp, Broke: "the %s is stopped", Mended: "the %s runs again, with the database that it had"},
 		control.FaultServiceKilled:  {Inflict: s.serviceKilled, Mend: s.serviceUp, Broke: "the %s is killed", Mended: "the %s runs again, with the database that it had"},
+		control.FaultDatabaseFull:   {Inflict: s.fillDisk, Mend: s.freeDisk, Broke: "the disk of the %s is full", Mended: "the disk of the %s has room again", Told: "the verifier was told to ask all agents again"},
 		control.FaultServiceRestart: {Inflict: s.serviceRestart, Broke: "the %s was stopped and runs again, with the database that it had"},
 	}
 	if s.plan.Keylime.Push() {
-		for _, kind := range []string{control.FaultSwappedRoute, control.FaultUnknownName, control.FaultIngressDown, control.FaultIngressRestart} {
+		for _, kind := range []string{control.FaultSwappedRoute, control.FaultUnknownName, control.FaultIngressDown, control.FaultIngressRestart, control.FaultMovedAddress} {
 			all[kind] = of{Impossible: fleet.NothingLedToAgents}
 		}
 	}

@@ -80,11 +80,12 @@ func (m machines) PowerOn(ctx context.Context, n *node) error {
 	if err := m.s.network.Heal(n.Name); err != nil {
 		return err
 	}
+	before := n.starts()
 	err := n.startTPM(ctx)
 	if err == nil {
 		err = n.startAgent(ctx)
 	}
-	if err != nil && n.unregistrable(ctx, err) {
+	if err != nil && n.starts() > before && n.unregistrable(ctx, err) {
 		err = fmt.Errorf("%w: %w", fleet.ErrNotRegistered, err)
 	} else if err != nil { // it stays off, so that it can be tried again
 		return errors.Join(err, m.PowerOff(context.WithoutCancel(ctx), n, true))

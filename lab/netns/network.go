@@ -34,18 +34,22 @@ func (s *supervisor) buildNetwork(ctx context.Context) error {
 	s.mu.Lock()
 	s.network = network
 	s.mu.Unlock()
-	var rules []netlab.Rule
-	for _, r := range s.plan.Rules {
-		rules = append(rules, netlab.Rule{Name: r.Name, From: r.From, To: r.To, Protocol: r.Protocol, Port: r.Port})
-	}
 	services, cluster := s.plan.Network(plan.Services), s.plan.Network(plan.Cluster)
-	router, err := netlab.ApplyRules(network.Host(plan.Router), rules,
+	router, err := netlab.ApplyRules(network.Host(plan.Router), rulesOf(s.plan),
 		netlab.Direction{Name: plan.Services + "-to-" + plan.Cluster, From: services.Prefix, To: cluster.Prefix},
 		netlab.Direction{Name: plan.Cluster + "-to-" + plan.Services, From: cluster.Prefix, To: services.Prefix})
 	s.mu.Lock()
 	s.router = router
 	s.mu.Unlock()
 	return err
+}
+
+func rulesOf(p plan.Plan) []netlab.Rule {
+	var rules []netlab.Rule
+	for _, r := range p.Rules {
+		rules = append(rules, netlab.Rule{Name: r.Name, From: r.From, To: r.To, Protocol: r.Protocol, Port: r.Port})
+	}
+	return rules
 }
 
 func topologyOf(p plan.Plan) (netlab.Topology, error) {
@@ -124,14 +128,13 @@ func (s *supervisor) startIngress(context.Context) error {
 		return err
 	}
 	ns := s.network.Host(plan.Ingress)
-	l, err := ns.Listen("tcp", s.plan.Keylime.Ingress.String())
+	l, err := ns.Listen("tcp", s.planNow().Keylime.Ingress.String())
 	if err != nil {
 		return err
 	}
 	ingress := netlab.ServeIngress(context.Background(), l, ns.DialContext, netlab.IngressOptions{Log: log})
 	s.mu.Lock()
 	s.ingress = ingress
-	s.ingressStarts++
 	s.mu.Unlock()
 	return nil
 }

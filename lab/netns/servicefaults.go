@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"keylab.dev/keylab/lab/fleet"
@@ -63,7 +64,7 @@ func (s *supervisor) ingressDown(context.Context, fault) error {
 }
 
 func (s *supervisor) ingressUp(ctx context.Context, f fault) error {
-	if err := s.startIngressAgain(ctx); err != nil {
+	if err := s.anotherIngress(ctx); err != nil {
 		return err
 	}
 	return s.askAgain(ctx, f, s.nodes)
@@ -73,6 +74,16 @@ func (s *supervisor) ingressRestart(ctx context.Context, f fault) error {
 	if err := s.ingressDown(ctx, f); err != nil {
 		return err
 	}
+	return s.anotherIngress(ctx)
+}
+
+// anotherIngress starts the ingress as another process, as far as it is one.
+func (s *supervisor) anotherIngress(ctx context.Context) error {
+	s.mu.Lock()
+	if s.ingressIsDown {
+		s.ingressStarts++
+	}
+	s.mu.Unlock()
 	return s.startIngressAgain(ctx)
 }
 
@@ -91,6 +102,65 @@ func (s *supervisor) startIngressAgain(ctx context.Context) error {
 	defer s.mu.Unlock()
 	s.ingressIsDown = false
 	return s.ingress.ReplaceRoutes(old.Routes())
+}
+
+// planNow is the plan with the address that the load balancer has now.
+func (s *supervisor) planNow() plan.Plan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ingressAt.IsValid() {
+		return s.plan
+	}
+	return s.plan.WithIngress(s.ingressAt)
+}
+
+// moveIngress gives the ingress another address, or the plan's again, as who renumbers a load balancer does: first the address, then the router's rules, then
+// the names. Connections under way end; the verifier asks again.
+func (s *supervisor) moveIngress(ctx context.Context, f fault) error {
+	now := s.planNow()
+	next := s.plan
+	if !f.Clear {
+		if now.Keylime.Ingress != s.plan.Keylime.Ingress {
+			return fmt.Errorf("the load balancer was moved already, to %s", now.Keylime.Ingress.Addr())
+		}
+		to := s.plan.SpareIngress()
+		if !to.IsValid() {
+			return fmt.Errorf("network %s has no address left to move to", s.plan.Network(plan.Cluster).Prefix)
+		}
+		next = s.plan.WithIngress(to)
+	}
+	if now.Keylime.Ingress == next.Keylime.Ingress {
+		return nil
+	}
+	s.mu.Lock()
+	down := s.ingressIsDown
+	s.mu.Unlock()
+	if down {
+		return fmt.Errorf("the ingress does not run: mend ingress-down first")
+	}
+	if err := s.ingressDown(ctx, f); err != nil {
+		return err
+	}
+	if err := s.network.MoveAddress(plan.Ingress, now.Keylime.Ingress.Addr(), next.Keylime.Ingress.Addr()); err != nil {
+		return errors.Join(err, s.startIngressAgain(ctx))
+	}
+	s.mu.Lock()
+	s.ingressAt = next.Keylime.Ingress.Addr()
+	servers := s.dns
+	s.mu.Unlock()
+	if err := s.startIngressAgain(ctx); err != nil {
+		return err
+	}
+	if err := s.router.SetRules(rulesOf(next)); err != nil {
+		return err
+	}
+	host := plan.Ingress + "." + s.plan.Lab + ".test"
+	for _, d := range servers {
+		if err := errors.Join(d.SetWildcard(next.DNS.Wildcard), d.SetRecord(host, next.DNS.Records[host])); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ingressProcess is the ingress as proofs see it.

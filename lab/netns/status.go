@@ -55,9 +55,9 @@ func (s *supervisor) serviceStatus(name string) control.Component {
 
 // builtIn is a component which is a part of the supervisor or of the kernel: there or not there yet, or stopped by a fault.
 func (s *supervisor) builtIn(name string) control.Component {
+	c := control.Component{Name: name, State: "starting", Address: mustHost(s.planNow(), name).Address().String()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := control.Component{Name: name, State: "starting", Address: mustHost(s.plan, name).Address().String()}
 	there := map[string]bool{plan.DNS: len(s.dns) > 0, plan.Ingress: s.ingress != nil, plan.Router: s.router != nil}
 	switch {
 	case name == plan.Ingress && s.ingressIsDown:

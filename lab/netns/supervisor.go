@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -43,8 +44,10 @@ type supervisor struct {
 	router        *netlab.Router
 	dns           []*netlab.DNS
 	ingress       *netlab.Ingress
-	ingressIsDown bool // by a fault
-	ingressStarts int
+	ingressIsDown bool            // by a fault
+	disks         map[string]bool // services that have a disk of their own, by a fault
+	ingressStarts int             // since the first
+	ingressAt     netip.Addr      // where a fault has moved it; the zero Addr: where the plan has it
 	cas           *authority.Set
 	configured    *keylime.Configured
 	services      map[string]*process
@@ -67,7 +70,7 @@ type supervisor struct {
 func Supervise(lab string, args []string, files func(int) *os.File) error {
 	s := &supervisor{
 		log: slog.New(slog.NewTextHandler(os.Stderr, nil)), journal: newJournal(), started: time.Now(),
-		state: control.Starting, services: map[string]*process{},
+		state: control.Starting, services: map[string]*process{}, disks: map[string]bool{},
 		crypto: make(chan struct{}, runtime.NumCPU()), down: make(chan struct{}),
 	}
 	if len(args) != 1 {

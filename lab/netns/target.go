@@ -27,7 +27,7 @@ type target struct{ s *supervisor }
 
 var _ verify.Target = target{}
 
-func (t target) Plan() plan.Plan                     { return t.s.plan }
+func (t target) Plan() plan.Plan                     { return t.s.planNow() }
 func (t target) EKCAs() ([]authority.CA, error)      { return t.s.cas.List() }
 func (t target) CertStore() string                   { return t.s.dir.CertStore() }
 func (t target) Registrar() *keylime.RegistrarClient { return t.s.registrar }

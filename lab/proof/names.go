@@ -11,6 +11,7 @@ import (
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/verify"
+	"keylab.dev/keylab/netlab"
 )
 
 // resolveTimeout is how long a DNS server may take; one that is well takes a millisecond, and the resolver would ask again for much longer.
@@ -81,6 +82,37 @@ func unknownName(ctx context.Context, t Target, f control.Fault, _ control.Mark)
 		}
 	}
 	return seen("%s", said)
+}
+
+// movedAddress: a node's name resolves to another address than at the mark, where an agent answers by that name, and nobody answers at the old one.
+func movedAddress(ctx context.Context, t Target, _ control.Fault, since control.Mark) (control.Proof, error) {
+	now := t.Plan().Keylime.Ingress
+	n, ok := another(t)
+	switch {
+	case !since.Ingress.IsValid():
+		return unseen("nothing is known of the load balancer before: the mark has it not")
+	case now == since.Ingress:
+		return unseen("the load balancer has the address that it had, %s", now)
+	case !ok:
+		return unseen("there is no node that is well to ask for")
+	}
+	addresses, err := t.Resolve(ctx, plan.Verifier, n.Hostname)
+	if err != nil {
+		return unseen("the hostname of %s is not resolved: %v", n.Name, oneLine(err))
+	}
+	if len(addresses) != 1 || addresses[0] != now.Addr() {
+		return unseen("the hostname of %s still resolves to %v", n.Name, addresses)
+	}
+	cert, err := served(ctx, t, n.Hostname)
+	if err != nil {
+		return unseen("%v", err)
+	}
+	old := aim{plan.Verifier, "tcp", since.Ingress}
+	results := probeAll(ctx, t, []aim{old})
+	if results[0].Outcome == netlab.OutcomeOpen {
+		return unseen("the old address answers still: %s", old)
+	}
+	return seen("the hostname of %s resolves to %s, before %s, where an agent answers (certificate with serial %s); %s: %s", n.Name, now.Addr(), since.Ingress.Addr(), serial(cert), old, results[0].Outcome)
 }
 
 // awaitRefusal reads the ingress' counters until they show a refusal: it may count only after the client has learnt of it.

@@ -72,6 +72,8 @@ var provers = map[string]prover{
 	control.FaultUnknownName:    unknownName,
 	control.FaultIngressDown:    ingressDown,
 	control.FaultIngressRestart: ingressRestart,
+	control.FaultMovedAddress:   movedAddress,
+	control.FaultDatabaseFull:   databaseFull,
 	control.FaultLatency:        latency,
 	control.FaultLoss:           loss,
 }
@@ -104,7 +106,7 @@ const markTimeout = 2 * time.Second
 func Mark(ctx context.Context, t Target) control.Mark {
 	ctx, cancel := context.WithTimeout(ctx, markTimeout)
 	defer cancel()
-	m := control.Mark{Time: time.Now(), Arrivals: map[string]uint64{}, Processes: map[string]string{}}
+	m := control.Mark{Time: time.Now(), Ingress: t.Plan().Keylime.Ingress, Arrivals: map[string]uint64{}, Processes: map[string]string{}, Logs: map[string]int64{}}
 	nodes := t.Nodes()
 	var wait sync.WaitGroup
 	var mu sync.Mutex
@@ -146,6 +148,14 @@ func Mark(ctx context.Context, t Target) control.Mark {
 			p, err := t.ServiceProcess(ctx, name)
 			return func() { m.Processes[name] = p.ID }, err
 		})
+	}
+	if disks, ok := t.(Disks); ok {
+		for _, name := range []string{plan.Registrar, plan.Verifier} {
+			ask(func() (func(), error) {
+				size, err := disks.LogSize(ctx, name)
+				return func() { m.Logs[name] = size }, err
+			})
+		}
 	}
 	for _, n := range nodes {
 		ask(func() (func(), error) {

@@ -88,3 +88,44 @@ func servicePort(ctx context.Context, t Target, component string) (netlab.Outcom
 	}
 	return results[0].Outcome, outcomes(aims, results), nil
 }
+
+// Disks is a target whose services can have a disk of their own, that is full.
+type Disks interface {
+	// DiskFree is how many bytes a service can still write.
+	DiskFree(ctx context.Context, component string) (uint64, error)
+	// LogSize is how long a service's log is, in bytes.
+	LogSize(ctx context.Context, component string) (int64, error)
+	// FindLog is the last line of a service's log, from a byte on, that has a text in it, and how many there are.
+	FindLog(ctx context.Context, component, text string, from int64) (line string, count int, err error)
+}
+
+// sqliteFull is what SQLite says of a disk without room (SQLITE_FULL).
+const sqliteFull = "database or disk is full"
+
+// databaseFull: the service's disk has no room, and the service's own log says since the mark that it could not write for want of it. A service that
+// writes nothing says nothing: the registrar writes when an agent registers.
+func databaseFull(ctx context.Context, t Target, f control.Fault, since control.Mark) (control.Proof, error) {
+	disks, ok := t.(Disks)
+	if !ok {
+		return control.Proof{}, fmt.Errorf("the services of this lab have no disks of their own")
+	}
+	free, err := disks.DiskFree(ctx, f.Component)
+	if err != nil {
+		return control.Proof{}, err
+	}
+	if free > 0 {
+		return unseen("the disk of the %s has %d bytes free", f.Component, free)
+	}
+	from, known := since.Logs[f.Component]
+	if !known {
+		return unseen("the mark does not have how long the log of the %s was", f.Component)
+	}
+	line, count, err := disks.FindLog(ctx, f.Component, sqliteFull, from)
+	if err != nil {
+		return control.Proof{}, err
+	}
+	if count == 0 {
+		return unseen("the disk of the %s is full, but it has not tried to write since the mark", f.Component)
+	}
+	return seen("the disk of the %s has no byte free, and its log says %d times since the mark: %s", f.Component, count, line)
+}
