@@ -1,4 +1,5 @@
-// Package files writes all reports of runs into folders: what `keylab run --report` leaves, and what tests keep of their scenarios.
+// Package files writes all reports of runs, and of the checks of a lab, into folders: what `keylab run` and `keylab verify --report` leave, and what tests keep
+// of their scenarios.
 package files
 
 import (
@@ -39,6 +40,15 @@ func WriteRuns(dir string, runs []report.Run) error {
 		HTML:     func(w io.Writer) error { return html.WriteAll(w, runs) },
 		JUnit:    func(w io.Writer) error { return report.WriteRunJUnit(w, runs) },
 		Markdown: func(w io.Writer) error { return report.WriteRunMarkdown(w, runs) },
+	})
+}
+
+// WriteResult writes what `keylab verify` found into dir, which it makes: JSON, JUnit and Markdown.
+func WriteResult(dir string, r report.Result) error {
+	return write(dir, map[string]func(io.Writer) error{
+		JSON:     func(w io.Writer) error { return report.WriteJSON(w, r) },
+		JUnit:    func(w io.Writer) error { return report.WriteJUnit(w, r) },
+		Markdown: func(w io.Writer) error { return report.WriteMarkdown(w, r) },
 	})
 }
 

@@ -26,6 +26,12 @@ func TestWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(t, both, files.HTML, files.JUnit, files.Markdown)
+
+	checks := filepath.Join(t.TempDir(), "checks")
+	if err := files.WriteResult(checks, report.Result{Lab: "lost-node", Checks: []report.Check{{ID: "quote", Status: report.Fail}}}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, checks, files.JSON, files.JUnit, files.Markdown)
 }
 
 func check(t *testing.T, dir string, want ...string) {
