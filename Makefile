@@ -15,6 +15,7 @@ PREFIX    ?= /usr/local
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 # Where Go's own archive puts it, for a shell that does not have it in its path.
 export PATH := $(PATH):/usr/local/go/bin
@@ -89,7 +90,7 @@ race: ## run all tests with the race detector
 	@scripts/setup.sh test
 	@scripts/gotest.sh -race ./...
 
-lint: ## gofmt, go vet, staticcheck, shellcheck and the house rules
+lint: ## gofmt, go vet, staticcheck, shellcheck, actionlint and the house rules
 	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.git/*')); \
 	  test -z "$$unformatted" || { echo "gofmt -w these files:" >&2; echo "$$unformatted" >&2; exit 1; }
 	CGO_ENABLED=0 go vet ./...
@@ -97,6 +98,7 @@ lint: ## gofmt, go vet, staticcheck, shellcheck and the house rules
 	CGO_ENABLED=1 go run $(STATICCHECK) ./...
 	go mod verify
 	shellcheck .ci/run scripts/*.sh
+	go run $(ACTIONLINT) .github/workflows/*.yaml examples/github-workflow.yml
 	scripts/houserules.sh
 
 docs: ## write the generated parts of docs/ again; with REPORT=run.html also the pictures of that report (needs Chromium)
