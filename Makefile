@@ -102,7 +102,7 @@ lint: ## gofmt, go vet, staticcheck, shellcheck, actionlint and the house rules
 	scripts/houserules.sh
 
 docs: ## write the generated parts of docs/ again; with REPORT=run.html also the pictures of that report (needs Chromium)
-	go generate ./lab/spec ./report
+	go generate ./lab/spec ./report ./scenario ./scenarios
 	go test ./cmd/keylab -run '^TestCommandReference$$' -args -write-docs
 	go test ./graph -run '^TestPictureOfTheREADME$$' -args -update
 	$(if $(REPORT),scripts/report-pictures.sh "$(REPORT)")
