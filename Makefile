@@ -6,6 +6,9 @@ SUBSTRATE ?= netns
 MODE      ?= pull
 UPFLAGS   ?=
 FUZZTIME  ?= 10s
+REPORTS   ?= build/scenarios
+# DISARM=1: how many idle labs at once.
+IDLE      ?= 6
 PREFIX    ?= /usr/local
 
 # Recipes that ask for a password or print progress do not mix.
@@ -30,7 +33,7 @@ SETUP  := $(if $(filter kind,$(SUBSTRATE)),kind,lab)
 DOCKER := $(if $(filter kind,$(SUBSTRATE)),dockerd)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-simulator install e2e run verify docker dockerd kind clean realclean test lint docs bench parity fuzz race
+.PHONY: help setup build build-simulator install e2e run verify docker dockerd kind clean realclean test lint scenarios docs bench parity fuzz race
 
 help: ## print this list
 	@echo "make e2e    sets the machine up, builds keylab, brings up a lab of $(NODES) nodes and proves it"
@@ -100,6 +103,11 @@ lint: ## gofmt, go vet, staticcheck, shellcheck, actionlint and the house rules
 	shellcheck .ci/run scripts/*.sh
 	go run $(ACTIONLINT) .github/workflows/*.yaml examples/github-workflow.yml
 	scripts/houserules.sh
+
+scenarios: build ## run the whole library of scenarios, in both models; reports in REPORTS, SCENARIOFLAGS are options of keylab run. DISARM=1: see that each fails when nothing is broken
+	@scripts/setup.sh lab
+	$(if $(DISARM),KEYLAB_DISARMED="$(or $(filter-out 1,$(DISARM)),all)" go test ./scenarios -run '^TestDisarmed$$' -count=1 -v -timeout 2h -parallel $(IDLE),\
+	  $(KEYLAB) run --all --mode all --report $(REPORTS) $(SCENARIOFLAGS))
 
 docs: ## write the generated parts of docs/ again; with REPORT=run.html also the pictures of that report (needs Chromium)
 	go generate ./lab/spec ./report ./scenario ./scenarios

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -42,29 +43,25 @@ func readScenario(name string) (scenario.Scenario, error) {
 // Each option can change how the scenario is run: its mode, substrate, or seed, for instance.
 func RunScenario(t *testing.T, s scenario.Scenario, options ...func(*scenario.Options)) report.Run {
 	t.Helper()
-	prepare(t)
-	var o scenario.Options
-	for _, set := range options {
-		set(&o)
-	}
-	ctx := untilDeadline(t)
-	heard := o.OnStep
 	steps, done := make(chan report.Step), make(chan report.Run, 1)
-	o.OnStep = func(step report.Step) {
-		steps <- step
-		if heard != nil {
-			heard(step)
+	tell := func(o *scenario.Options) {
+		heard := o.OnStep
+		o.OnStep = func(step report.Step) {
+			steps <- step
+			if heard != nil {
+				heard(step)
+			}
 		}
 	}
+	prepare(t)
 	go func() {
 		defer close(steps)
-		done <- scenario.Run(ctx, s, o)
+		done <- Play(t, s, append(slices.Clone(options), tell)...)
 	}()
 	for step := range steps {
 		show(t, step, steps)
 	}
 	run := <-done
-	keepRun(t, run)
 	if run.Passed() {
 		return run
 	}
@@ -76,6 +73,19 @@ func RunScenario(t *testing.T, s scenario.Scenario, options ...func(*scenario.Op
 		why = diagnosis(spec.Substrate(run.Substrate))
 	}
 	t.Errorf("scenario %s (%s, %s): %s: %s%s", s.Name, run.Mode, run.Substrate, run.Verdict, run.Reason(), why)
+	return run
+}
+
+// Play carries a scenario out as RunScenario does, and judges nothing: for tests of a run that is to fail. What is kept is kept.
+func Play(t testing.TB, s scenario.Scenario, options ...func(*scenario.Options)) report.Run {
+	t.Helper()
+	prepare(t)
+	var o scenario.Options
+	for _, set := range options {
+		set(&o)
+	}
+	run := scenario.Run(untilDeadline(t), s, o)
+	keepRun(t, run)
 	return run
 }
 
