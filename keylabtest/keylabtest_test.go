@@ -167,8 +167,8 @@ func TestScenarioThatFails(t *testing.T) {
 func TestScenario(t *testing.T) {
 	t.Parallel()
 	run := keylabtest.RunScenario(t, keylabtest.Scenario(t, filepath.Join("testdata", "lost-agent.yaml")))
-	if !run.Passed() || len(run.Steps) != 7 {
-		t.Errorf("%s, %d steps", run.Verdict, len(run.Steps))
+	if !run.Passed() || len(run.Steps) != 7 || run.Polls < 2 || run.Polling <= 0 {
+		t.Errorf("%s, %d steps, %d polls in %s", run.Verdict, len(run.Steps), run.Polls, run.Polling)
 	}
 }
 

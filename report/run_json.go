@@ -48,6 +48,7 @@ type (
 		Error    string      `json:"error,omitempty"`
 		Started  time.Time   `json:"started"`
 		Duration jsonSeconds `json:"seconds"`
+		Polling  jsonSeconds `json:"polling_seconds"`
 		*plainRun
 	}
 	jsonStep struct {
@@ -79,7 +80,7 @@ func (r Run) MarshalJSON() ([]byte, error) {
 	fill(&p.Certificates)
 	fill(&p.Gaps)
 	fill(&p.History)
-	return encode(jsonRun{RunSchema, r.Scenario, r.Title, r.Verdict, r.Error, r.Started, jsonSeconds(r.Duration), &p})
+	return encode(jsonRun{RunSchema, r.Scenario, r.Title, r.Verdict, r.Error, r.Started, jsonSeconds(r.Duration), jsonSeconds(r.Polling), &p})
 }
 
 // encode is json.Marshal without escapes for HTML, which make commands hard to read. Who wants them has them: json.Marshal puts them into
@@ -104,7 +105,7 @@ func (r *Run) UnmarshalJSON(data []byte) error {
 	j := jsonRun{plainRun: (*plainRun)(r)}
 	err := json.Unmarshal(data, &j)
 	r.Schema, r.Scenario, r.Title, r.Verdict, r.Error = j.Schema, j.Scenario, j.Title, j.Verdict, j.Error
-	r.Started, r.Duration = j.Started, time.Duration(j.Duration)
+	r.Started, r.Duration, r.Polling = j.Started, time.Duration(j.Duration), time.Duration(j.Polling)
 	return err
 }
 
