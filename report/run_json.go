@@ -15,7 +15,9 @@ type jsonSeconds time.Duration
 
 // MarshalJSON implements json.Marshaler: to the microsecond, without an exponent.
 func (s jsonSeconds) MarshalJSON() ([]byte, error) {
-	return strconv.AppendFloat(nil, time.Duration(s).Round(time.Microsecond).Seconds(), 'f', -1, 64), nil
+	// One division, so that the number is the nearest one, and short: Duration.Seconds adds two numbers that are rounded already.
+	us := time.Duration(s).Round(time.Microsecond).Microseconds()
+	return strconv.AppendFloat(nil, float64(us)/1e6, 'f', -1, 64), nil
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
