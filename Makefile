@@ -6,6 +6,9 @@ SUBSTRATE ?= netns
 MODE      ?= pull
 UPFLAGS   ?=
 FUZZTIME  ?= 10s
+REPORTS   ?= build/scenarios
+# DISARM=1: how many idle labs at once.
+IDLE      ?= 6
 PREFIX    ?= /usr/local
 
 # Recipes that ask for a password or print progress do not mix.
@@ -15,6 +18,7 @@ PREFIX    ?= /usr/local
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 # Where Go's own archive puts it, for a shell that does not have it in its path.
 export PATH := $(PATH):/usr/local/go/bin
@@ -29,7 +33,7 @@ SETUP  := $(if $(filter kind,$(SUBSTRATE)),kind,lab)
 DOCKER := $(if $(filter kind,$(SUBSTRATE)),dockerd)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-simulator install e2e run verify docker dockerd kind clean realclean test lint docs bench parity fuzz race
+.PHONY: help setup build build-simulator install e2e run verify docker dockerd kind clean realclean test lint scenarios docs bench parity fuzz race
 
 help: ## print this list
 	@echo "make e2e    sets the machine up, builds keylab, brings up a lab of $(NODES) nodes and proves it"
@@ -89,7 +93,7 @@ race: ## run all tests with the race detector
 	@scripts/setup.sh test
 	@scripts/gotest.sh -race ./...
 
-lint: ## gofmt, go vet, staticcheck, shellcheck and the house rules
+lint: ## gofmt, go vet, staticcheck, shellcheck, actionlint and the house rules
 	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.git/*')); \
 	  test -z "$$unformatted" || { echo "gofmt -w these files:" >&2; echo "$$unformatted" >&2; exit 1; }
 	CGO_ENABLED=0 go vet ./...
@@ -97,10 +101,16 @@ lint: ## gofmt, go vet, staticcheck, shellcheck and the house rules
 	CGO_ENABLED=1 go run $(STATICCHECK) ./...
 	go mod verify
 	shellcheck .ci/run scripts/*.sh
+	go run $(ACTIONLINT) .github/workflows/*.yaml examples/github-workflow.yml
 	scripts/houserules.sh
 
+scenarios: build ## run the whole library of scenarios, in both models; reports in REPORTS, SCENARIOFLAGS are options of keylab run. DISARM=1: see that each fails when nothing is broken
+	@scripts/setup.sh lab
+	$(if $(DISARM),KEYLAB_DISARMED="$(or $(filter-out 1,$(DISARM)),all)" go test ./scenarios -run '^TestDisarmed$$' -count=1 -v -timeout 2h -parallel $(IDLE),\
+	  $(KEYLAB) run --all --mode all --report $(REPORTS) $(SCENARIOFLAGS))
+
 docs: ## write the generated parts of docs/ again; with REPORT=run.html also the pictures of that report (needs Chromium)
-	go generate ./lab/spec ./report
+	go generate ./lab/spec ./report ./scenario ./scenarios
 	go test ./cmd/keylab -run '^TestCommandReference$$' -args -write-docs
 	go test ./graph -run '^TestPictureOfTheREADME$$' -args -update
 	$(if $(REPORT),scripts/report-pictures.sh "$(REPORT)")

@@ -28,7 +28,7 @@ type Section struct {
 // Figure is one measured quantity.
 type Figure struct {
 	Name    string    `json:"name"`
-	Unit    string    `json:"unit"` // s, ms, MiB, or x for a ratio
+	Unit    string    `json:"unit"` // s, ms, MiB, 1/s, % of one processor, or x for a ratio
 	Samples []float64 `json:"samples"`
 	Summary Summary   `json:"summary"`
 	// Aim is the value that the project strives for the median to stay at or below; 0: none. Nobody fails because of it.

@@ -23,7 +23,7 @@ type Options struct {
 	TPMs        int    `json:"tpms"`                   // made one by one and at once, for each EK algorithm; default 64
 	Quotes      int    `json:"quotes"`                 // asked of each kind of agent, in each way; default 200
 	AgentBinary string `json:"agent_binary,omitempty"` // absolute path of a real agent to measure too; default none
-	Sections    string `json:"sections,omitempty"`     // comma-separated: up, manufacture, quotes, fleet, kind; default all
+	Sections    string `json:"sections,omitempty"`     // comma-separated: up, manufacture, quotes, fleet, scenarios, kind; default all
 	// KindRepetitions is how often a lab on kind and a plain cluster are made, for each number of workers; default 1.
 	KindRepetitions int    `json:"kind_repetitions,omitempty"`
 	Version         string `json:"version,omitempty"` // of keylab, for the report; default what the build knows of itself
@@ -38,10 +38,11 @@ const (
 	SectionManufacture = "manufacture"
 	SectionQuotes      = "quotes"
 	SectionFleet       = "fleet"
+	SectionScenarios   = "scenarios"
 	SectionKind        = "kind"
 )
 
-var allSections = []string{SectionUp, SectionManufacture, SectionQuotes, SectionFleet, SectionKind}
+var allSections = []string{SectionUp, SectionManufacture, SectionQuotes, SectionFleet, SectionScenarios, SectionKind}
 
 func (o *Options) setDefaults() error {
 	for _, d := range []struct {
@@ -90,7 +91,7 @@ func (r *runner) progress(format string, args ...any) {
 	}
 }
 
-// Run measures everything and returns the report. It takes about five minutes with the defaults, and needs what a lab needs; it points
+// Run measures everything and returns the report. It takes about ten minutes with the defaults, and longer where there is Docker, and needs what a lab needs; it points
 // the environment variable KEYLAB_STATE_DIR of this process to a folder of its own. When it fails, or ctx ends, the report holds what was
 // measured until then, and all labs have been taken down.
 func Run(ctx context.Context, o Options) (report *Report, err error) {
@@ -140,6 +141,11 @@ func (r *runner) sections(ctx context.Context) error {
 	}
 	if r.options.has(SectionFleet) {
 		if err := r.measureFleet(ctx); err != nil {
+			return err
+		}
+	}
+	if r.options.has(SectionScenarios) {
+		if err := r.measureScenarios(ctx); err != nil {
 			return err
 		}
 	}

@@ -52,6 +52,9 @@ func TestGolden(t *testing.T) {
 		"empty.json":        {report.WriteJSON, empty},
 		"junit.xml":         {report.WriteJUnit, example()},
 		"junit-empty.xml":   {report.WriteJUnit, empty},
+		"checks.md":         {report.WriteMarkdown, example()},
+		"checks-passed.md":  {report.WriteMarkdown, allPassed},
+		"checks-empty.md":   {report.WriteMarkdown, empty},
 	} {
 		var got bytes.Buffer
 		if err := c.write(&got, c.result); err != nil {

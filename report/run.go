@@ -32,6 +32,8 @@ type Run struct {
 
 	Started  time.Time     `json:"started"`         // when it began
 	Duration time.Duration `json:"seconds"`         // of the whole run
+	Polls    int           `json:"polls"`           // how often the lab was asked how it is
+	Polling  time.Duration `json:"polling_seconds"` // how long that took in all
 	Verdict  Verdict       `json:"verdict"`         // how it ended
 	Error    string        `json:"error,omitempty"` // why it is not Passed, in one sentence
 

@@ -15,7 +15,9 @@ type jsonSeconds time.Duration
 
 // MarshalJSON implements json.Marshaler: to the microsecond, without an exponent.
 func (s jsonSeconds) MarshalJSON() ([]byte, error) {
-	return strconv.AppendFloat(nil, time.Duration(s).Round(time.Microsecond).Seconds(), 'f', -1, 64), nil
+	// One division, so that the number is the nearest one, and short: Duration.Seconds adds two numbers that are rounded already.
+	us := time.Duration(s).Round(time.Microsecond).Microseconds()
+	return strconv.AppendFloat(nil, float64(us)/1e6, 'f', -1, 64), nil
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -48,6 +50,7 @@ type (
 		Error    string      `json:"error,omitempty"`
 		Started  time.Time   `json:"started"`
 		Duration jsonSeconds `json:"seconds"`
+		Polling  jsonSeconds `json:"polling_seconds"`
 		*plainRun
 	}
 	jsonStep struct {
@@ -79,7 +82,7 @@ func (r Run) MarshalJSON() ([]byte, error) {
 	fill(&p.Certificates)
 	fill(&p.Gaps)
 	fill(&p.History)
-	return encode(jsonRun{RunSchema, r.Scenario, r.Title, r.Verdict, r.Error, r.Started, jsonSeconds(r.Duration), &p})
+	return encode(jsonRun{RunSchema, r.Scenario, r.Title, r.Verdict, r.Error, r.Started, jsonSeconds(r.Duration), jsonSeconds(r.Polling), &p})
 }
 
 // encode is json.Marshal without escapes for HTML, which make commands hard to read. Who wants them has them: json.Marshal puts them into
@@ -104,7 +107,7 @@ func (r *Run) UnmarshalJSON(data []byte) error {
 	j := jsonRun{plainRun: (*plainRun)(r)}
 	err := json.Unmarshal(data, &j)
 	r.Schema, r.Scenario, r.Title, r.Verdict, r.Error = j.Schema, j.Scenario, j.Title, j.Verdict, j.Error
-	r.Started, r.Duration = j.Started, time.Duration(j.Duration)
+	r.Started, r.Duration, r.Polling = j.Started, time.Duration(j.Duration), time.Duration(j.Polling)
 	return err
 }
 

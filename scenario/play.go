@@ -101,6 +101,7 @@ func play(ctx context.Context, s Scenario, o Options, h *history, run *report.Ru
 		return err
 	}
 	run.Verdict, run.Error = r.steps(ctx)
+	run.Polls, run.Polling = int(r.polls.Load()), time.Duration(r.polling.Load())
 	run.Steps = append(run.Steps, r.finished...)
 	run.Runbook = r.runbook
 	run.Gaps = h.gaps(s.Nodes(), h.now())

@@ -12,6 +12,8 @@ import (
 	"keylab.dev/keylab/scenario"
 )
 
+//go:generate go run ./internal/scenariopages
+
 //go:embed *.yaml
 var files embed.FS
 

@@ -86,4 +86,4 @@ fi
 # Only folders that are empty now: other labs are the user's own.
 rmdir "$state/labs" "$state" 2>/dev/null || true
 scripts/sweep.sh || true
-rm -rf bin dist
+rm -rf bin dist build

@@ -71,7 +71,7 @@ Nothing is asserted: what is marked noisy is not to be compared. Other work on t
 	f.IntVar(&o.TPMs, "tpms", 64, "TPMs made one by one and at once, for each EK algorithm")
 	f.IntVar(&o.Quotes, "quotes", 200, "quotes asked of each agent, over new connections and over a kept one")
 	f.StringVar(&o.AgentBinary, "agent-binary", "", "measure this agent too (rust-keylime's keylime_agent)")
-	f.StringVar(&o.Sections, "only", "", "measure only these, comma-separated: up, manufacture, quotes, fleet, kind")
+	f.StringVar(&o.Sections, "only", "", "measure only these, comma-separated: up, manufacture, quotes, fleet, scenarios, kind")
 	f.IntVar(&o.KindRepetitions, "kind-repetitions", 1, "repetitions of a lab on kind and of a plain cluster, for 3 and for 6 workers")
 	f.StringVar(&jsonFile, "json", "", "write the report with all samples to this file too")
 	c.AddCommand(&cobra.Command{

@@ -14,6 +14,7 @@ import (
 	"keylab.dev/keylab/lab"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/report"
+	"keylab.dev/keylab/report/files"
 	"keylab.dev/keylab/scenario"
 	"keylab.dev/keylab/scenarios"
 )
@@ -116,14 +117,14 @@ func (f *runFlags) run(ctx context.Context, s streams, args []string) error {
 		file := ""
 		if !f.noReport {
 			var err error
-			if file, err = writeRun(filepath.Join(f.reportDir, j.Name()), r); err != nil && failed == nil {
+			if file, err = files.WriteRun(filepath.Join(f.reportDir, j.Name()), r); err != nil && failed == nil {
 				failed = err
 			}
 		}
 		p.ended(j, r, file)
 	})
 	if !f.noReport && len(runs) > 1 {
-		if err := writeRuns(f.reportDir, runs); err != nil && failed == nil {
+		if err := files.WriteRuns(f.reportDir, runs); err != nil && failed == nil {
 			failed = err
 		}
 	}

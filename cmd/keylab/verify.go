@@ -6,11 +6,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"keylab.dev/keylab/report"
+	"keylab.dev/keylab/report/files"
 )
 
 func newVerify(s streams) *cobra.Command {
 	var f labFlag
-	var output string
+	var output, dir string
 	var verbose bool
 	c := &cobra.Command{
 		Use:   "verify [LAB]",
@@ -47,6 +48,11 @@ func newVerify(s streams) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("write the report: %w", err)
 			}
+			if dir != "" {
+				if err := files.WriteResult(dir, result); err != nil {
+					return err
+				}
+			}
 			if !result.Passed() {
 				return quietError{exitFailed}
 			}
@@ -55,6 +61,7 @@ func newVerify(s streams) *cobra.Command {
 	}
 	f.add(c)
 	c.Flags().StringVarP(&output, "output", "o", "table", "table, json or junit")
+	c.Flags().StringVar(&dir, "report", "", "folder for the result as JSON, JUnit and Markdown, beside what is printed")
 	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "the time of each check too")
 	return c
 }

@@ -23,6 +23,7 @@ func base(scenario, title string) report.Run {
 	return report.Run{
 		Schema: report.RunSchema, Scenario: scenario, Title: title, Lab: "rotation", Substrate: "netns", Mode: "pull", Keylime: "7.14.3",
 		Agent: "go", Keylab: "v0.3.0", Seed: 42, Started: Started, Topology: Topology,
+		Polls: 574, Polling: 2813 * time.Millisecond,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path"
 	"reflect"
 	"strings"
 
@@ -16,7 +17,10 @@ import (
 	"keylab.dev/keylab/scenario"
 )
 
-const schemaFile = "schema.json"
+const (
+	schemaFile      = "schema.json"
+	scenarioPackage = "keylab.dev/keylab/scenario"
+)
 
 func main() {
 	data, err := generate(".")
@@ -33,17 +37,15 @@ func main() {
 func generate(dir string) ([]byte, error) {
 	r := &jsonschema.Reflector{Anonymous: true, ExpandedStruct: true, FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true, Mapper: mapper}
 	comments := jsonschema.Reflector{}
-	if err := comments.AddGoComments("keylab.dev/keylab/scenario", dir, jsonschema.WithFullComment()); err != nil {
+	if err := comments.AddGoComments(scenarioPackage, dir, jsonschema.WithFullComment()); err != nil {
 		return nil, fmt.Errorf("read the comments: %w", err)
 	}
-	r.LookupComment = func(t reflect.Type, field string) string {
-		for name, text := range comments.CommentMap {
-			if strings.HasSuffix(name, "."+strings.TrimSuffix(t.Name()+"."+field, ".")) {
-				return strings.Join(strings.Fields(text), " ")
-			}
-		}
-		return ""
+	// Names are import path and type, or type and field, with dir between them.
+	texts := map[string]string{}
+	for name, text := range comments.CommentMap {
+		texts[strings.TrimPrefix(name, path.Join(scenarioPackage, dir)+".")] = strings.Join(strings.Fields(text), " ")
 	}
+	r.LookupComment = func(t reflect.Type, field string) string { return texts[strings.TrimSuffix(t.Name()+"."+field, ".")] }
 	root := r.Reflect(&scenario.Scenario{})
 	root.Title = "keylab scenario"
 
