@@ -180,20 +180,46 @@ func (l *Lab) resumeAgent(ctx context.Context, f fault) error {
 // partitionTable is the node's own table that drops all that comes or goes: Docker could take a node off its network only with its address.
 const partitionTable = "keylab-partition"
 
-func (l *Lab) partition(ctx context.Context, f fault) error {
-	rules := "add table inet " + partitionTable + "; delete table inet " + partitionTable + "; add table inet " + partitionTable
-	for _, hook := range []string{"prerouting", "output", "postrouting"} {
-		rules += fmt.Sprintf("; add chain inet %s %s { type filter hook %s priority -500; }; add rule inet %s %s meta iifname eth0 drop", partitionTable, hook, hook, partitionTable, hook)
-		if hook != "prerouting" {
-			rules = strings.TrimSuffix(rules, "meta iifname eth0 drop") + "meta oifname eth0 drop"
-		}
+// noPartition deletes it in every family, whether it is there or not.
+func noPartition() string {
+	var rules []string
+	for _, family := range []string{"netdev", "inet"} {
+		rules = append(rules, fmt.Sprintf("add table %[1]s %[2]s; delete table %[1]s %[2]s", family, partitionTable))
 	}
-	_, err := l.execOutput(ctx, f.On[0].KubernetesName, "nft", rules)
-	return err
+	return strings.Join(rules, "; ")
+}
+
+// cut are the rules of a cable that was pulled out: at the device, nobody on the node is told that its packets are lost.
+func cut() string {
+	rules := "add table netdev " + partitionTable
+	for _, hook := range []string{"ingress", "egress"} {
+		rules += fmt.Sprintf("; add chain netdev %[1]s %[2]s { type filter hook %[2]s device eth0 priority -500; policy drop; }", partitionTable, hook)
+	}
+	return rules
+}
+
+// cutBefore516 are those for kernels before 5.16, which have no egress hook. Who sends is told that he must not (EPERM).
+func cutBefore516() string {
+	return fmt.Sprintf("add table inet %[1]s; "+
+		"add chain inet %[1]s in { type filter hook prerouting priority -500; }; add rule inet %[1]s in meta iifname eth0 drop; "+
+		"add chain inet %[1]s out { type filter hook output priority -500; }; add rule inet %[1]s out meta oifname eth0 drop; "+
+		"add chain inet %[1]s forwarded { type filter hook postrouting priority -500; }; add rule inet %[1]s forwarded meta oifname eth0 drop", partitionTable)
+}
+
+func (l *Lab) partition(ctx context.Context, f fault) error {
+	node := f.On[0].KubernetesName
+	_, err := l.execOutput(ctx, node, "nft", noPartition()+"; "+cut())
+	if err == nil {
+		return nil
+	}
+	if _, old := l.execOutput(ctx, node, "nft", noPartition()+"; "+cutBefore516()); old != nil {
+		return errors.Join(err, old)
+	}
+	return nil
 }
 
 func (l *Lab) heal(ctx context.Context, f fault) error {
-	if _, err := l.execOutput(ctx, f.On[0].KubernetesName, "nft", "add table inet "+partitionTable+"; delete table inet "+partitionTable); err != nil {
+	if _, err := l.execOutput(ctx, f.On[0].KubernetesName, "nft", noPartition()); err != nil {
 		return err
 	}
 	if err := l.awaitRoute(ctx, f.On[0], f.On[0]); err != nil {

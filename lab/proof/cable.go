@@ -2,8 +2,10 @@ package proof
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"keylab.dev/keylab/lab/control"
@@ -45,7 +47,8 @@ func partition(ctx context.Context, t Target, f control.Fault, _ control.Mark) (
 	aims = append(append(aims, askDNS(t, reference)...), aim{reference, "tcp", registrar})
 	results := probeAll(ctx, t, aims)
 	for i, r := range results[:own] {
-		if r.Outcome != netlab.OutcomeTimeout && r.Outcome != netlab.OutcomeUnreachable {
+		// EPERM: its own firewall drops what it sends.
+		if r.Outcome != netlab.OutcomeTimeout && r.Outcome != netlab.OutcomeUnreachable && !errors.Is(r.Err, syscall.EPERM) {
 			return unseen("%s: %s", aims[i], r.Outcome)
 		}
 	}
