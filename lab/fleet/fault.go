@@ -47,7 +47,7 @@ func Break[N any](ctx context.Context, all map[string]Breakage[N], f control.Fau
 		}
 		c.On = append(c.On, n)
 	}
-	act, done := kind.Inflict, kind.Broke
+	act, done := kind.Inflict, kind.Broke+settings(f)
 	if f.Clear {
 		act, done = kind.Mend, kind.Mended
 	}
@@ -64,6 +64,19 @@ func Break[N any](ctx context.Context, all map[string]Breakage[N], f control.Fau
 		}
 	}
 	return strings.ReplaceAll(done, "%s", f.Component), nil
+}
+
+// settings are a fault's options with their values, for a message.
+func settings(f control.Fault) string {
+	kind, _ := control.FaultKindOf(f.Kind)
+	var list []string
+	for _, o := range kind.Options {
+		list = append(list, o.Name+" "+f.Option(o.Name))
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(list, ", ") + ")"
 }
 
 func possible[N any](all map[string]Breakage[N]) []string {
