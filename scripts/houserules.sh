@@ -9,7 +9,7 @@ complain() { # complain RULE LINES: prints the lines, if there are any
   printf 'house rule: %s\n%s\n\n' "$1" "$2" >&2
   bad=1
 }
-files() { find . -type f -not -path './.git/*' -not -path './bin/*' -not -path './dist/*' -not -path './build/*' -not -path './reports/*' "$@"; }
+files() { find . -type f -not -path './.git' -not -path './.git/*' -not -path './bin/*' -not -path './dist/*' -not -path './build/*' -not -path './reports/*' "$@"; }
 go_files() { files -name '*.go' "$@"; }
 
 complain "a source file has at most 500 lines" \
