@@ -13,7 +13,7 @@ import (
 // One lab whose nodes have every combination of algorithms that Keylime accepts: an EK, an AK's scheme, and a hash with its PCR bank. Those that it refuses are
 // in the tests of package spec.
 func TestAlgorithms(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	type algorithms struct{ ek, ak, hash string }
 	all := map[string]algorithms{}
 	text := "name: algorithms\nnodes:\n"

@@ -8,13 +8,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"keylab.dev/keylab/lab"
+	"keylab.dev/keylab/lab/state"
 	"keylab.dev/keylab/report"
 )
 
 // Two labs with the same addresses live side by side: one of eight machines with ECC EKs, in order, and one in which a
 // machine has an EK certificate of a CA that nobody trusts.
 func TestSideBySide(t *testing.T) {
-	ownLabs(t)
+	t.Setenv(state.EnvBase, t.TempDir()) // the list of labs must have no others in it
 	ecc := quick(t, "name: ecc\nnodes: 8\ntpm: {ekAlgorithm: ecc-p256}\nagent: {akAlgorithm: ecdsa}\n")
 	mixed := quick(t, "name: stranger\nnodes:\n  - {name: good-1}\n  - {name: odd, ek: {issuer: stranger}}\n  - {name: good-2}\n")
 	a := up(t, ecc)
@@ -72,7 +73,7 @@ func TestSideBySide(t *testing.T) {
 // What a lab's folder keeps: the same EKs, UUIDs and EK certificates after down and up. What a seed keeps: the same EKs
 // after wipe, but with certificates of a new CA.
 func TestIdentitySurvives(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	s := quick(t, "name: again\nnodes: 2\ntpm: {seed: the same}\n")
 	l := up(t, s)
 	uuids, serials := identities(status(t, l))

@@ -10,7 +10,7 @@ import (
 
 // A bad cable makes attestation slow; only one that loses all makes the verifier give the node up.
 func TestCableFaults(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	l := up(t, quick(t, "name: cables\nnodes: 2\n"))
 	nodes := []string{"node-2"}
 	latency := control.Fault{Kind: control.FaultLatency, Nodes: nodes, Options: map[string]string{"delay": "50ms"}}

@@ -19,7 +19,7 @@ import (
 
 // What can be done with EK CAs and EK certificates of a running lab, and what Keylime makes of each.
 func TestEK(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	whole := t
 	s := quick(t, "name: ek\nnodes:\n  - {name: a}\n  - {name: b}\n  - {name: c}\n")
 	l := up(t, s)
@@ -169,10 +169,10 @@ func TestEK(t *testing.T) {
 
 // Before 7.14 Keylime's registrar takes another EK certificate of a known agent, and the verifier goes on trusting it, whoever issued it.
 func TestEKBefore714(t *testing.T) {
-	ownLabs(t)
 	for _, version := range []string{"7.13.1", "7.12.2"} {
 		t.Run(version, func(t *testing.T) {
-			l := up(t, quick(t, fmt.Sprintf("name: old\nnodes: [{name: a}, {name: b}]\nkeylime: {version: %s}\n", version)))
+			t.Parallel()
+			l := up(t, quick(t, fmt.Sprintf("name: ek%s\nnodes: [{name: a}, {name: b}]\nkeylime: {version: %s}\n", strings.ReplaceAll(version, ".", "-"), version)))
 			ek(t, l, control.EKOrder{Kind: control.EKNewCA, CA: "untrusted"})
 			if done := ek(t, l, control.EKOrder{Kind: control.EKIssue, Node: "a", CA: "untrusted", Restart: true}); done.Refused != "" {
 				t.Errorf("refused: %s", done.Refused)
@@ -194,7 +194,7 @@ func TestEKBefore714(t *testing.T) {
 
 // In the push model the check of EK certificates is keylab's own, and sees what the tenant would.
 func TestEKPush(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	s := quick(t, "name: ek-push\nkeylime: {mode: push}\nnodes: [{name: a}, {name: b}]\n")
 	s.Keylime.QuoteInterval = spec.Duration(time.Second)
 	l := up(t, s)

@@ -11,7 +11,7 @@ import (
 
 // Each fault breaks the checks that are about it, and no others; mended, everything holds again.
 func TestFaults(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	l := up(t, quick(t, "name: faults\nnodes: 3\n"))
 	attested(t, l, 3)
 	verify(t, l)

@@ -14,7 +14,7 @@ import (
 // Parts of a lab are killed, one after the other, as by the kernel when memory runs out: status says which, verify fails
 // and says which, and when at last the supervisor is killed, nothing is left of the lab.
 func TestKilled(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	s := quick(t, "name: killed\nnodes: 2\n")
 	l := up(t, s)
 	pid := status(t, l).PID

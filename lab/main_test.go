@@ -22,7 +22,19 @@ func TestMain(m *testing.M) {
 	// What this machine's Docker has must not show: labs of the substrate kind have tests of their own.
 	os.Setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
 	lab.Init()
-	os.Exit(m.Run())
+	os.Exit(run(m))
+}
+
+// run has all labs of these tests, which run side by side, be in one folder.
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "lab")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	os.Setenv(state.EnvBase, dir)
+	return m.Run()
 }
 
 // quick is a specification of a lab in which the verifier finds out sooner than by default, given as the file's text
@@ -36,12 +48,6 @@ func quick(t *testing.T, text string) lab.Spec {
 	s.Keylime.QuoteInterval = spec.Duration(500 * time.Millisecond)
 	s.Keylime.Options = map[string]map[string]string{"verifier": {"max_retries": "3"}}
 	return s
-}
-
-// ownLabs gives a test a folder of its own for its labs.
-func ownLabs(t *testing.T) {
-	t.Helper()
-	t.Setenv(state.EnvBase, t.TempDir())
 }
 
 // up brings a lab up and wipes it after the test.

@@ -16,7 +16,7 @@ import (
 // What the kernels of nodes measure: the verifier trusts a node as long as its list explains PCR 10 and holds only what the policy allows, and gives up
 // the one node of which that is not so.
 func TestIMA(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	l := up(t, quick(t, `name: ima
 nodes:
   - {name: a}
@@ -117,7 +117,7 @@ ima: {enabled: true}
 
 // What the firmware of nodes measures: each tamper of a boot is found out, or not, as package bootlog says, and fails the one node.
 func TestMeasuredBoot(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	l := up(t, quick(t, "name: boots\nnodes: 3\nmeasuredBoot: {enabled: true}\n"))
 	attested(t, l, 3)
 	r := verify(t, l)
@@ -185,7 +185,7 @@ func TestMeasuredBoot(t *testing.T) {
 
 // The policy accept-all takes any boot that is logged as it was. IMA beside it goes by the boot aggregate of the log.
 func TestMeasuredBootAcceptAll(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	l := up(t, quick(t, "name: anyboot\nnodes: [{name: a}, {name: b, measuredBoot: {enabled: false}}]\nmeasuredBoot: {enabled: true, policy: accept-all}\nima: {enabled: true}\n"))
 	attested(t, l, 2)
 	verify(t, l)

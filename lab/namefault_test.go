@@ -8,7 +8,7 @@ import (
 
 // The way by a name to an agent breaks at each of its ends: whom that hits, and that it is well again afterwards.
 func TestNameFaults(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	l := up(t, quick(t, "name: names\nnodes: 2\n"))
 	both := []string{"node-1", "node-2"}
 	givenUp := func(nodes ...string) {

@@ -14,7 +14,7 @@ import (
 
 // A node is stopped, started, rebooted and crashed, and gets another TPM: what it is afterwards, and what Keylime makes of it.
 func TestNodes(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	s := quick(t, "name: machines\nnodes:\n  - {name: a}\n  - {name: b}\n  - {name: c, tpm: {seed: the same each time}}\n")
 	l := up(t, s)
 	attested(t, l, 3)

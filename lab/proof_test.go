@@ -13,7 +13,7 @@ import (
 
 // A fault is seen while it lasts, and neither before nor after; and it is not taken for another.
 func TestFaultsAreSeen(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	l := up(t, quick(t, "name: proofs\nnodes: 3\n"))
 	faults := []control.Fault{
 		{Kind: control.FaultFlatNetwork},

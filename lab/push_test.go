@@ -11,7 +11,7 @@ import (
 // A lab of the push model: proved by the agents' identity at the verifier, with the EK check that Keylime leaves out there; what breaks one node breaks
 // that node alone.
 func TestPush(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	s := quick(t, "name: push\nkeylime: {mode: push}\nnodes:\n  - {name: a}\n  - {name: b}\n  - {name: c, ek: {issuer: stranger}}\n")
 	s.Keylime.QuoteInterval = spec.Duration(1e9)
 	l := up(t, s)

@@ -13,7 +13,7 @@ import (
 // The verifier tells the lab's receiver and all agents of one that it no longer trusts; its word is signed, where the tenant gave it the key. Payloads are
 // delivered all the same.
 func TestRevocation(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	s := quick(t, "name: revocation\npayload: {inline: "+quoted(secretOfAll)+"}\nkeylime: {revocation: {agent: true, webhook: true}}\n"+
 		"nodes:\n  - {name: a}\n  - {name: b}\n  - {name: none, payload: {none: true}}\n")
 	l := up(t, s)

@@ -20,7 +20,7 @@ var _ rotate.Lab = (*lab.Lab)(nil)
 
 // A lab goes from one EK CA to the next in each of the three ways; a thief is expelled; what was reached lasts over down and up.
 func TestRotate(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	s := quick(t, "name: rotate\nnodes: 3\n")
 	l := up(t, s)
 	uuids, _ := identities(status(t, l))
@@ -76,8 +76,8 @@ func TestRotate(t *testing.T) {
 
 // A rotation that is interrupted, or that meets a node that is off, is completed by another one.
 func TestRotateAgain(t *testing.T) {
-	ownLabs(t)
-	l := up(t, quick(t, "name: again\nnodes:\n  - {name: a}\n  - {name: b}\n  - {name: stranger, ek: {issuer: stranger}}\n"))
+	t.Parallel()
+	l := up(t, quick(t, "name: rotate-again\nnodes:\n  - {name: a}\n  - {name: b}\n  - {name: stranger, ek: {issuer: stranger}}\n"))
 	ctx, cancel := context.WithCancel(t.Context())
 	r, err := rotate.Run(ctx, l, rotate.Options{OnCommand: func(c rotate.Command) {
 		if strings.HasPrefix(c.What, "have verifier and registrar forget a") {
@@ -107,7 +107,7 @@ func TestRotateAgain(t *testing.T) {
 
 // The push model rotates as the pull model does; the runbook has the check that Keylime leaves out.
 func TestRotatePush(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	s := quick(t, "name: rotate-push\nkeylime: {mode: push}\nnodes: 2\n")
 	s.Keylime.QuoteInterval = spec.Duration(time.Second)
 	l := up(t, s)
@@ -127,7 +127,7 @@ func TestRotatePush(t *testing.T) {
 
 // The runbook is what the real tools take: its commands, run by hand for one node, have it enrolled with a certificate that OpenSSL made.
 func TestRunbook(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	l := up(t, quick(t, "name: book\nnodes: 1\n"))
 	plan := rotated(t, l, rotate.Options{DryRun: true})
 	dir := t.TempDir()

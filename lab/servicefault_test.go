@@ -11,7 +11,7 @@ import (
 
 // Services and agents end and come back: what the rest of the lab makes of it, and that nothing is lost.
 func TestServiceFaults(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	l := up(t, quick(t, "name: services\nnodes: 2\n"))
 
 	t.Run("attestation goes on without the registrar", func(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 
 // TPMs are cleared, exchanged and copied: what Keylime makes of machines whose identity is no longer what it was.
 func TestTPMActions(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	l := up(t, quick(t, "name: benches\nnodes:\n  - {name: a}\n  - {name: b, tpm: {seed: the same each time}}\n  - {name: c}\n"))
 	uuids, serials := identities(status(t, l))
 
@@ -83,7 +83,7 @@ func TestTPMActions(t *testing.T) {
 }
 
 func TestExtendPCR(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	s := quick(t, "name: pcrs\nnodes: 2\nkeylime: {mode: push}\n")
 	s.Keylime.QuoteInterval = spec.Duration(time.Second)
 	l := up(t, s)

@@ -12,7 +12,7 @@ import (
 // Nodes that differ on purpose: one whose TPM has no EK certificate, which the tenant refuses; one whose certificate has
 // expired, which Keylime does not look at, but verify does; and the other two UUID policies.
 func TestVariety(t *testing.T) {
-	ownLabs(t)
+	t.Parallel()
 	const given = "0f6e1a5c-5a0e-4b5e-9b7f-2d6c3f1e8a90"
 	s := quick(t, "name: variety\nnodes:\n  - {name: bare, ek: {certificate: absent}}\n  - {name: old, ek: {expired: true}}\n"+
 		"  - {name: random, agent: {uuid: generate}}\n  - {name: named, agent: {uuid: "+given+"}}\n"+
@@ -54,7 +54,7 @@ func TestSimulator(t *testing.T) {
 	if err := tpmsim.Simulator().Available(); err != nil {
 		t.Skip(err) // a build without cgo; `make test` builds with it
 	}
-	ownLabs(t)
+	t.Parallel()
 	l := up(t, quick(t, "name: simulator\nnodes: 2\ntpm: {backend: simulator}\n"))
 	attested(t, l, 2)
 	verify(t, l)

@@ -13,7 +13,8 @@ export KEYLAB_TEST_PYTHON=${KEYLAB_TEST_PYTHON:-/usr/bin/python3}
 export CGO_ENABLED=1 # for the tests of the TPM simulator
 trap 'scripts/sweep.sh --quiet || true' EXIT
 
-flags=(-timeout 30m)
+# Labs wait more than they compute.
+flags=(-timeout 30m -parallel "$((2 * $(nproc)))")
 if [[ ${CI:-} == true ]]; then
   flags+=(-count=1)
 fi
