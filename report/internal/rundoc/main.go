@@ -3,17 +3,14 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"os"
 	"reflect"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/invopop/jsonschema"
 
+	"keylab.dev/keylab/internal/schemadoc"
 	"keylab.dev/keylab/report"
 )
 
@@ -24,16 +21,7 @@ const (
 )
 
 func main() {
-	files, err := generate(".")
-	for name, data := range files {
-		if err == nil {
-			err = os.WriteFile(name, data, 0o644)
-		}
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "rundoc:", err)
-		os.Exit(1)
-	}
+	schemadoc.Main(generate)
 }
 
 // generate returns the files' contents, by their names from dir, the folder of package report.
@@ -42,24 +30,18 @@ func generate(dir string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the schema of the types in %s: %w", dir, err)
 	}
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	if err := e.Encode(s); err != nil {
-		return nil, fmt.Errorf("write the schema as JSON: %w", err)
-	}
-	return map[string][]byte{schemaFile: b.Bytes(), markdownFile: []byte(markdown(s))}, nil
+	data, err := schemadoc.JSON(s)
+	return map[string][]byte{schemaFile: data, markdownFile: []byte(markdown(s))}, err
 }
 
 // buildSchema makes the schema of a run's JSON. What it does not know is allowed: a later keylab may have added it.
 func buildSchema(dir string) (*jsonschema.Schema, error) {
 	r := &jsonschema.Reflector{Anonymous: true, ExpandedStruct: true, AllowAdditionalProperties: true, Mapper: mapper}
-	comments, err := comments(dir)
+	comments, err := schemadoc.Comments("keylab.dev/keylab/report", dir)
 	if err != nil {
 		return nil, err
 	}
-	r.LookupComment = func(t reflect.Type, field string) string { return comments[t.Name()+"."+field] }
+	r.LookupComment = func(t reflect.Type, field string) string { return comments[schemadoc.Name(t, field)] }
 	s := r.Reflect(&report.Run{})
 	s.Title = "keylab run"
 	if p, ok := s.Properties.Get("schema"); ok {
@@ -91,24 +73,6 @@ func words[T ~string](values ...T) *jsonschema.Schema {
 		s.Enum = append(s.Enum, string(v))
 	}
 	return s
-}
-
-// comments are those of the types and fields in dir, each on one line, by "Type.Field".
-func comments(dir string) (map[string]string, error) {
-	var r jsonschema.Reflector
-	if err := r.AddGoComments("keylab.dev/keylab/report", dir, jsonschema.WithFullComment()); err != nil {
-		return nil, fmt.Errorf("read the comments: %w", err)
-	}
-	out := map[string]string{}
-	for name, text := range r.CommentMap {
-		// Before type and field stands the import path, with dots of its own, but those never before a capital.
-		parts := strings.Split(name, ".")
-		for len(parts) > 1 && (parts[0] == "" || !unicode.IsUpper(rune(parts[0][0]))) {
-			parts = parts[1:]
-		}
-		out[strings.Join(parts, ".")] = strings.Join(strings.Fields(text), " ")
-	}
-	return out, nil
 }
 
 // sections are the parts of the page, in order: heading and name of the definition.

@@ -3,16 +3,13 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"os"
-	"path"
 	"reflect"
-	"strings"
 
 	"github.com/invopop/jsonschema"
 
+	"keylab.dev/keylab/internal/schemadoc"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/scenario"
 )
@@ -23,29 +20,17 @@ const (
 )
 
 func main() {
-	data, err := generate(".")
-	if err == nil {
-		err = os.WriteFile(schemaFile, data, 0o644)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "scenariodoc:", err)
-		os.Exit(1)
-	}
+	schemadoc.Main(generate)
 }
 
-// generate returns the schema; the comments come from the package's source in dir.
-func generate(dir string) ([]byte, error) {
+// generate returns the schema's file; the comments come from the package's source in dir.
+func generate(dir string) (map[string][]byte, error) {
 	r := &jsonschema.Reflector{Anonymous: true, ExpandedStruct: true, FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true, Mapper: mapper}
-	comments := jsonschema.Reflector{}
-	if err := comments.AddGoComments(scenarioPackage, dir, jsonschema.WithFullComment()); err != nil {
-		return nil, fmt.Errorf("read the comments: %w", err)
+	comments, err := schemadoc.Comments(scenarioPackage, dir)
+	if err != nil {
+		return nil, err
 	}
-	// Names are import path and type, or type and field, with dir between them.
-	texts := map[string]string{}
-	for name, text := range comments.CommentMap {
-		texts[strings.TrimPrefix(name, path.Join(scenarioPackage, dir)+".")] = strings.Join(strings.Fields(text), " ")
-	}
-	r.LookupComment = func(t reflect.Type, field string) string { return texts[strings.TrimSuffix(t.Name()+"."+field, ".")] }
+	r.LookupComment = func(t reflect.Type, field string) string { return comments[schemadoc.Name(t, field)] }
 	root := r.Reflect(&scenario.Scenario{})
 	root.Title = "keylab scenario"
 
@@ -71,12 +56,8 @@ func generate(dir string) ([]byte, error) {
 	delete(lab, "$defs")
 	defs["Lab"] = lab
 
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	err = e.Encode(whole)
-	return b.Bytes(), err
+	data, err := schemadoc.JSON(whole)
+	return map[string][]byte{schemaFile: data}, err
 }
 
 // labSchema is that of a lab's file, without what only a document of its own needs.

@@ -4,8 +4,8 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
+
+	"keylab.dev/keylab/internal/schemadoc"
 )
 
 // The files that are written, from the folder of package spec.
@@ -15,24 +15,7 @@ const (
 )
 
 func main() {
-	if err := run("."); err != nil {
-		fmt.Fprintln(os.Stderr, "specdoc:", err)
-		os.Exit(1)
-	}
-}
-
-// run writes both files for the package in dir.
-func run(dir string) error {
-	files, err := generate(dir)
-	if err != nil {
-		return err
-	}
-	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
+	schemadoc.Main(generate)
 }
 
 // generate returns the files' contents, by their names from dir.
@@ -41,9 +24,6 @@ func generate(dir string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the schema of the types in %s: %w", dir, err)
 	}
-	data, err := encodeSchema(s)
-	if err != nil {
-		return nil, fmt.Errorf("write the schema as JSON: %w", err)
-	}
-	return map[string][]byte{schemaFile: data, markdownFile: []byte(markdown(s))}, nil
+	data, err := schemadoc.JSON(s)
+	return map[string][]byte{schemaFile: data, markdownFile: []byte(markdown(s))}, err
 }

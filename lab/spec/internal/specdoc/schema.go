@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/invopop/jsonschema"
 
+	"keylab.dev/keylab/internal/schemadoc"
 	"keylab.dev/keylab/lab/spec"
 )
 
@@ -26,16 +26,16 @@ func buildSchema(dir string) (*jsonschema.Schema, error) {
 		RequiredFromJSONSchemaTags: true,
 		Mapper:                     mapper,
 	}
-	comments, err := fieldComments(dir)
+	comments, err := typeComments(dir)
 	if err != nil {
 		return nil, err
 	}
 	r.LookupComment = func(t reflect.Type, field string) string {
-		name := strings.TrimPrefix(t.Name(), "Node")
-		if own, ok := comments[t.Name()+"."+field]; ok {
+		name := schemadoc.Name(t, field)
+		if own, ok := comments[name]; ok {
 			return own
 		}
-		return comments[name+"."+field] // NodeTPM has the fields of TPM
+		return comments[strings.TrimPrefix(name, "Node")] // NodeTPM has the fields of TPM
 	}
 	root := r.Reflect(&spec.Spec{})
 	root.Title = "keylab lab"
@@ -140,34 +140,13 @@ func mapper(t reflect.Type) *jsonschema.Schema {
 // docLink is a reference to a Go name in a comment, which means nothing outside of Go.
 var docLink = regexp.MustCompile(`\[([A-Z][A-Za-z]*)\]`)
 
-// fieldComments returns the comments of the types and fields in dir, each on one line, by "Type.Field" ("Type." for the type itself).
-func fieldComments(dir string) (map[string]string, error) {
-	var r jsonschema.Reflector
-	if err := r.AddGoComments(specPackage, dir, jsonschema.WithFullComment()); err != nil {
-		return nil, fmt.Errorf("read the comments: %w", err)
-	}
-	out := map[string]string{}
-	for name, text := range r.CommentMap {
-		// Names are import path and type, with dir between them: keep the last two parts.
-		name = name[strings.LastIndexByte(name, '/')+1:]
-		_, name, _ = strings.Cut(name, ".")
+// typeComments are those of the types and fields in dir, for readers who need not know Go.
+func typeComments(dir string) (map[string]string, error) {
+	comments, err := schemadoc.Comments(specPackage, dir)
+	for name, text := range comments {
 		if !strings.Contains(name, ".") {
-			name += "."
-			text = strings.TrimSpace(docLink.ReplaceAllString(text, "$1"))
+			comments[name] = docLink.ReplaceAllString(text, "$1")
 		}
-		out[name] = strings.Join(strings.Fields(text), " ")
 	}
-	return out, nil
-}
-
-// encodeSchema returns the schema as JSON that a person can read.
-func encodeSchema(s *jsonschema.Schema) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	if err := e.Encode(s); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
+	return comments, err
 }
