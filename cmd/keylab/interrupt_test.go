@@ -3,18 +3,23 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"keylab.dev/keylab/lab/state"
+	"keylab.dev/keylab/report"
+	"keylab.dev/keylab/report/files"
 )
 
 // upSteps are the lines of progress of `up --nodes 1`. Steps run side by side, so that their order differs from run to
@@ -31,7 +36,7 @@ func TestUpKilled(t *testing.T) {
 	for _, step := range upSteps {
 		t.Run(step, func(t *testing.T) {
 			u := startUp(t, name)
-			u.await(t, step)
+			u.await(t, step+" ")
 			if err := u.cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
@@ -63,7 +68,7 @@ func TestUpInterrupted(t *testing.T) {
 	for signal, step := range map[os.Signal]string{os.Interrupt: "registrar", syscall.SIGTERM: "network"} {
 		t.Run(signal.String(), func(t *testing.T) {
 			u := startUp(t, "interrupted")
-			u.await(t, step)
+			u.await(t, step+" ")
 			if err := u.cmd.Process.Signal(signal); err != nil {
 				t.Fatal(err)
 			}
@@ -80,11 +85,78 @@ func TestUpInterrupted(t *testing.T) {
 	}
 }
 
+// TestRunInterrupted presses ctrl-C in the middle of a scenario: the report says what had happened until then, and nothing is left of the lab.
+func TestRunInterrupted(t *testing.T) {
+	t.Setenv(state.EnvBase, t.TempDir())
+	dir := t.TempDir()
+	file := filepath.Join(dir, "stopped.yaml")
+	if err := os.WriteFile(file, []byte(`apiVersion: keylab/v1alpha1
+kind: Scenario
+name: stopped
+title: An experiment that somebody stops
+topic: faults
+about: {question: "Does it end?", happens: It is stopped., why: Somebody is in a hurry., fleet: Nothing is left.}
+modes: [pull]
+lab: {nodes: 1}
+steps:
+  - {name: the node is cut off, fault: partition, nodes: [any]}
+  - {name: nobody waits for this, hold: 1h}
+  - {name: never come to, expect: {nodes: [any], state: attested}}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reports := filepath.Join(dir, "reports")
+	u := start(t, "run", file, "--report", reports)
+	u.await(t, "the node is cut off")
+	_, labs := keylab(t, "list")
+	name := regexp.MustCompile(`stopped-\w+`).FindString(labs)
+	if name == "" {
+		t.Fatalf("list does not show the lab of the run: %s", labs)
+	}
+	if err := u.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	err := u.end()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != exitInterrupted {
+		t.Errorf("run ended with %v, want exit status %d\n%s", err, exitInterrupted, u.seen.String())
+	}
+	if said := u.seen.String(); !strings.Contains(said, "interrupted in step 2, nobody waits for this") {
+		t.Errorf("run does not say where it was interrupted:\n%s", said)
+	}
+
+	data, err := os.ReadFile(filepath.Join(reports, "stopped-pull", files.JSON))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var run report.Run
+	if err := json.Unmarshal(data, &run); err != nil {
+		t.Fatal(err)
+	}
+	var statuses []report.StepStatus
+	for _, s := range run.Steps {
+		statuses = append(statuses, s.Status)
+	}
+	// The lab, the fault, the wait, what was never come to, and the fault that is mended at the end.
+	if want := []report.StepStatus{report.StepPassed, report.StepPassed, report.StepFailed, report.StepSkipped, report.StepPassed}; run.Verdict != report.Interrupted || !slices.Equal(statuses, want) {
+		t.Errorf("the report says %s, %v; want %s, %v", run.Verdict, statuses, report.Interrupted, want)
+	}
+	for _, name := range []string{files.HTML, files.History, files.Markdown, files.JUnit} {
+		if _, err := os.Stat(filepath.Join(reports, "stopped-pull", name)); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, out := keylab(t, "list"); !strings.Contains(out, "There are no labs") {
+		t.Errorf("the lab is still there: %s", out)
+	}
+	nothingRuns(t, name)
+}
+
 // `down` does not wait for a lab that is still starting: it ends there, and `up` says why.
 func TestUpTakenDown(t *testing.T) {
 	t.Setenv(state.EnvBase, t.TempDir())
 	u := startUp(t, "early")
-	u.await(t, "network")
+	u.await(t, "network ")
 	keylab(t, "down", "early")
 	err := u.end()
 	var exit *exec.ExitError
@@ -134,16 +206,25 @@ func TestFirstUpFails(t *testing.T) {
 	}
 }
 
-// upRun is a `keylab up` in a process of its own.
-type upRun struct {
+// running is a verb of keylab in a process of its own.
+type running struct {
 	cmd  *exec.Cmd
 	err  *bufio.Reader
 	seen bytes.Buffer // what it printed so far
 }
 
-func startUp(t *testing.T, name string) *upRun {
+// startUp starts a lab of one node.
+func startUp(t *testing.T, name string) *running {
 	t.Helper()
-	u := &upRun{cmd: program("up", "--lab", name, "--nodes", "1")}
+	u := start(t, "up", "--lab", name, "--nodes", "1")
+	t.Cleanup(func() { keylab(t, "wipe", name) })
+	return u
+}
+
+// start starts a verb, which is killed if the test ends before it.
+func start(t *testing.T, args ...string) *running {
+	t.Helper()
+	u := &running{cmd: program(args...)}
 	pipe, err := u.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -157,27 +238,26 @@ func startUp(t *testing.T, name string) *upRun {
 			_ = u.cmd.Process.Kill()
 			_ = u.end()
 		}
-		keylab(t, "wipe", name)
 	})
 	return u
 }
 
 // await reads until the line of a step that is done.
-func (u *upRun) await(t *testing.T, step string) {
+func (u *running) await(t *testing.T, step string) {
 	t.Helper()
 	for {
 		line, err := u.err.ReadString('\n')
-		if strings.HasPrefix(line, "✓ "+step+" ") {
+		if strings.HasPrefix(strings.TrimSpace(line), "✓ "+step) {
 			return
 		}
 		if err != nil {
-			t.Fatalf("up ended before its step %s was done:\n%s", step, u.seen.String())
+			t.Fatalf("keylab ended before its step %q was done:\n%s", step, u.seen.String())
 		}
 	}
 }
 
-// end waits until up has ended.
-func (u *upRun) end() error {
+// end waits until keylab has ended.
+func (u *running) end() error {
 	_, _ = io.Copy(io.Discard, u.err)
 	return u.cmd.Wait()
 }
