@@ -36,6 +36,8 @@ type Run struct {
 	Polling  time.Duration `json:"polling_seconds"` // how long that took in all
 	Verdict  Verdict       `json:"verdict"`         // how it ended
 	Error    string        `json:"error,omitempty"` // why it is not Passed, in one sentence
+	// Disarmed is what came of a run in which all that is done or broken was left out: such a run has passed when the scenario failed for want of that.
+	Disarmed string `json:"disarmed,omitempty"`
 
 	Steps        []Step        `json:"steps"`             // in the order in which they were carried out
 	Nodes        []RunNode     `json:"nodes"`             // as they were at the end

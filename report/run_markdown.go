@@ -116,6 +116,9 @@ func verdictWords(v Verdict) string {
 func markdownFacts(b *strings.Builder, r Run) {
 	fmt.Fprintf(b, "Lab %s on %s, %s model, Keylime %s, agents %s, seed %d, %s.\n\n", mdCell(r.Lab), mdCell(r.Substrate), mdCell(r.Mode), mdCell(r.Keylime),
 		mdCell(r.Agent), r.Seed, r.Started.UTC().Format("2006-01-02 15:04:05 MST"))
+	if r.Disarmed != "" {
+		fmt.Fprintf(b, "Disarmed: %s.\n\n", mdCell(r.Disarmed))
+	}
 }
 
 func markdownSteps(b *strings.Builder, steps []Step) {

@@ -27,7 +27,7 @@ type Options struct {
 	Substrate spec.Substrate
 	// Seed is that of the random choices.
 	Seed uint64
-	// Disarmed leaves out everything that is done or broken: a scenario that passes then proves nothing.
+	// Disarmed leaves out everything that is done or broken. The run passes if the scenario then fails for want of it, as one that proves anything must.
 	Disarmed bool
 	// Retain leaves a lab as it is when its run has not passed.
 	Retain bool
@@ -101,6 +101,7 @@ func play(ctx context.Context, s Scenario, o Options, h *history, run *report.Ru
 		return err
 	}
 	run.Verdict, run.Error = r.steps(ctx)
+	run.Disarmed = r.showed
 	run.Polls, run.Polling = int(r.polls.Load()), time.Duration(r.polling.Load())
 	run.Steps = append(run.Steps, r.finished...)
 	run.Runbook = r.runbook

@@ -201,19 +201,6 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// Disarmed, nothing is done to the lab, and a scenario that means something fails.
-func TestDisarmed(t *testing.T) {
-	sc, err := Decode("f.yaml", []byte("apiVersion: keylab/v1alpha1\nkind: Scenario\nname: x\ntitle: X\nlab: {nodes: 1}\nsteps:\n  - {do: reboot, nodes: [node-1]}\n  - {fault: dead-agent, nodes: [node-1]}\n  - {expect: {nodes: [node-1], state: failed}, within: 300ms}\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &fakeLab{}
-	r := &runner{scenario: sc, lab: f, cast: newCast(sc, 1), history: newHistory(), disarmed: true}
-	if verdict, _ := r.steps(t.Context()); verdict != report.Failed || len(f.done) > 0 || f.broken {
-		t.Errorf("%s, %v, broken %v", verdict, f.done, f.broken)
-	}
-}
-
 // any is one node, the same in the whole run and for the same seed; others are those that no step did anything to.
 func TestCast(t *testing.T) {
 	sc, err := Decode("f.yaml", []byte("apiVersion: keylab/v1alpha1\nkind: Scenario\nname: x\ntitle: X\nlab: {nodes: 8}\nsteps:\n  - {do: reboot, nodes: [any]}\n  - expect: {nodes: [others], attestations: 1}\n  - expect: {nodes: [any], attestations: 1}\n"))

@@ -64,7 +64,7 @@ Exit status: 0 every scenario passed; 1 one did not; 2 wrong usage or an invalid
 	fl.StringVar(&f.reportDir, "report", "keylab-report", "folder for the reports, one folder in it for each run")
 	fl.BoolVar(&f.noReport, "no-report", false, "write no reports")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print the steps, and start nothing")
-	fl.BoolVar(&f.disarm, "disarm", false, "leave out all that is done or broken, and only look: a scenario that then passes proves nothing")
+	fl.BoolVar(&f.disarm, "disarm", false, "leave out all that is done or broken: a run passes if its scenario then fails for want of that")
 	fl.BoolVar(&f.retain, "retain", false, "leave the lab of a run that did not pass as it is")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "show what was seen in every step")
 	_ = c.RegisterFlagCompletionFunc("lab", completeLabs)

@@ -118,6 +118,9 @@ func (p *runPrinter) ended(j scenario.Job, r report.Run, file string) {
 	if r.Verdict != report.Passed && r.Error != "" && (p.single || r.Verdict == report.Broken) {
 		fmt.Fprintf(p.err, "%s: %s\n", r.Verdict, r.Error)
 	}
+	if r.Disarmed != "" && (p.single || p.verbose) {
+		fmt.Fprintf(p.err, "Disarmed: %s\n", r.Disarmed)
+	}
 	if p.single {
 		fmt.Fprintf(p.err, "%s %s, %s.", p.mark(r.Verdict), r.Verdict, strings.TrimSpace(seconds(r.Duration)))
 		if file != "" {
