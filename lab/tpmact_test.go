@@ -82,6 +82,32 @@ func TestTPMActions(t *testing.T) {
 	})
 }
 
+// A machine whose disk is lost keeps its TPM, and with that its UUID, unless it made that up; the agent has a new AK.
+func TestReimage(t *testing.T) {
+	t.Parallel()
+	l := up(t, quick(t, "name: reimaged\nnodes:\n  - {name: a}\n  - {name: b, agent: {uuid: generate}}\n"))
+	uuids, serials := identities(status(t, l))
+	done := do(t, l, control.Action{Kind: control.ActionReimage, Node: "a"})
+	if !strings.Contains(done, "a runs, but its agent could not register") || !strings.Contains(done, "403") {
+		t.Errorf("the registrar must refuse another AK under a UUID that it knows: %s", done)
+	}
+	wantState(t, l, "a", "agent dead")
+	act(t, l, control.ActionEnrol, "a")
+	verify(t, l)
+	done = do(t, l, control.Action{Kind: control.ActionReimage, Node: "b"})
+	if !strings.Contains(done, "the agent of b has registered") {
+		t.Errorf("nobody knows the new UUID, so it must be able to register: %s", done)
+	}
+	wantState(t, l, "b", "registered")
+	act(t, l, control.ActionEnrol, "b")
+	verify(t, l) // also that nobody knows the old UUID any more
+	u, s := identities(status(t, l))
+	wantSame(t, "EK certificates", serials, s)
+	if u["a"] != uuids["a"] || u["b"] == uuids["b"] {
+		t.Errorf("UUIDs: %v, before %v", u, uuids)
+	}
+}
+
 func TestExtendPCR(t *testing.T) {
 	t.Parallel()
 	s := quick(t, "name: pcrs\nnodes: 2\nkeylime: {mode: push}\n")

@@ -64,6 +64,15 @@ func TestVersions(t *testing.T) {
 				act(t, l, control.ActionReactivate, "b")
 				verify(t, l, refused...)
 			})
+			t.Run("reimaged", func(t *testing.T) { // the registrar of 7.14 is the first that refuses the new AK
+				done := do(t, l, control.Action{Kind: control.ActionReimage, Node: "b"})
+				if !strings.Contains(done, "the agent of b has registered") {
+					t.Errorf("it could not register: %s", done)
+				}
+				await(t, "the verifier to find that another AK signs", func() bool { return node(t, l, "b").State == "failed" })
+				act(t, l, control.ActionEnrol, "b")
+				verify(t, l, refused...)
+			})
 		})
 	}
 }

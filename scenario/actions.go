@@ -48,6 +48,7 @@ func init() {
 		control.ActionEnrol:        "have Keylime forget the node, and the tenant enrol it anew",
 		control.ActionForget:       "have verifier and registrar forget the node",
 		control.ActionRestartAgent: "start the node's agent again, which then registers anew",
+		control.ActionReimage:      "install the node anew: its TPM stays, what its agent had on the disk is lost",
 		control.ActionResetTPM:     "clear the node's TPM (TPM2_Clear) and reboot it: the EK stays, all other keys are lost",
 	} {
 		actions[kind] = action{about: about, minNodes: 1, maxNodes: many, do: func(ctx context.Context, r *runner, s Step) (string, error) {

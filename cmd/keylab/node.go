@@ -24,6 +24,7 @@ func newNode(s streams) *cobra.Command {
   crash          cut its power and start it: the TPM's clock goes back to what it last saved
   replace-tpm    put another TPM into it, with an EK certificate of the lab's active CA; the old one is destroyed
   restart-agent  start its agent again, which then registers
+  reimage        install it anew: it keeps its TPM, and what its agent had on the disk, such as its key, is lost
   pcr-extend     extend a --pcr by something that no log has
   tpm-reset      clear its TPM, as a firmware's menu does, and reboot: the EK and its certificate stay, the agent's key is lost
   tpm-swap       exchange its TPM with the one of the OTHER node
@@ -37,7 +38,7 @@ and what an operator of Keylime does about it:
                  knows the node with another EK certificate than its TPM has now, or not at all, or its agent could not register, the agent is forgotten
                  there, started again and registered
 
-The TPM and the agent keep their keys over all but replace-tpm and what is done to TPMs; after the latter the registrar may refuse the agent, which is told; a payload goes with the machine's memory. keylab returns when it is done:
+The TPM and the agent keep their keys over all but replace-tpm, reimage and what is done to TPMs; after the latter the registrar may refuse the agent, which is told; a payload goes with the machine's memory. keylab returns when it is done:
 after start and restart-agent when the agent is registered and reachable, after reactivate and enrol when the verifier had a good quote.`,
 		Example: `  keylab node reboot node-1
   keylab node replace-tpm node-2 && keylab node enrol node-2

@@ -28,6 +28,8 @@ const (
 	ActionForget       = "forget"        // have verifier and registrar forget the node
 	ActionRestartAgent = "restart-agent" // start its agent again, which then registers anew
 
+	ActionReimage = "reimage" // the disk is lost and the machine installed anew: the TPM stays, what the agent kept is gone
+
 	ActionExtendPCR = "pcr-extend" // extend a PCR by something that no log has
 	ActionResetTPM  = "tpm-reset"  // TPM2_Clear and a reboot: the EK stays, all other keys are lost
 	ActionSwapTPMs  = "tpm-swap"   // two machines exchange their TPMs
@@ -36,7 +38,7 @@ const (
 
 // Actions are all kinds of Action.
 var Actions = []string{
-	ActionStop, ActionStart, ActionReboot, ActionCrash, ActionReplaceTPM, ActionReactivate, ActionEnrol, ActionForget, ActionRestartAgent,
+	ActionStop, ActionStart, ActionReboot, ActionCrash, ActionReplaceTPM, ActionReactivate, ActionEnrol, ActionForget, ActionRestartAgent, ActionReimage,
 	ActionExtendPCR, ActionResetTPM, ActionSwapTPMs, ActionCloneTPM,
 }
 

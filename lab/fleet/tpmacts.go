@@ -17,7 +17,7 @@ type PCRExtender[N any] interface {
 	ExtendPCR(ctx context.Context, n N, pcr int) error
 }
 
-// Bench is a substrate that can change what is in its nodes' TPMs, and which node has which.
+// Bench is a substrate that can take its nodes apart: it changes what is in their TPMs and on their disks, and which node has which TPM.
 type Bench[N any] interface {
 	// ClearTPM does TPM2_Clear. The node is on.
 	ClearTPM(ctx context.Context, n N) error
@@ -25,6 +25,8 @@ type Bench[N any] interface {
 	SwapTPMs(ctx context.Context, a, b N) error
 	// CloneTPM destroys the TPM of one node, and puts a copy of another's into it. Both are off.
 	CloneTPM(ctx context.Context, from, to N) error
+	// LoseDisk loses all that a node's agent has on the disk: its AK, its certificate, and a UUID that it made up. The node is off.
+	LoseDisk(ctx context.Context, n N) error
 }
 
 func extendPCR[N any](ctx context.Context, m Machines[N], n N, a control.Action) (string, error) {
@@ -45,12 +47,12 @@ func extendPCR[N any](ctx context.Context, m Machines[N], n N, a control.Action)
 // agentPCR is the one that pull agents reset for each quote, and extend by their payload key (tpm.TPM_KEY_PCR; Keylime calls it "data").
 const agentPCR = 16
 
-// errNoBench is the answer of a substrate that cannot change its TPMs.
+// errNoBench is the answer of a substrate that cannot take its nodes apart.
 var errNoBench = errors.New("this is not yet on kind: use the substrate netns")
 
-// changeTPMs does what is done to TPMs while their machines are off, and starts the machines again. That an agent then cannot register is not an error
+// takeApart does what is done to TPMs and disks while their machines are off, and starts the machines again. That an agent then cannot register is not an error
 // but what there is to be seen.
-func changeTPMs[N any](ctx context.Context, m Machines[N], n N, a control.Action) (string, error) {
+func takeApart[N any](ctx context.Context, m Machines[N], n N, a control.Action) (string, error) {
 	bench, ok := m.(Bench[N])
 	if !ok {
 		return "", errNoBench
@@ -93,6 +95,9 @@ func changeTPMs[N any](ctx context.Context, m Machines[N], n N, a control.Action
 	case control.ActionCloneTPM:
 		done = fmt.Sprintf("%s has a copy of its TPM, and so the same UUID", a.Other)
 		err = bench.CloneTPM(ctx, nodes[0], nodes[1])
+	case control.ActionReimage:
+		done = "it was installed anew: it has the TPM that it had, and nothing of what its agent had kept, such as the AK"
+		err = bench.LoseDisk(ctx, n)
 	}
 	if err != nil {
 		return "", err

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"keylab.dev/keylab/agent"
 	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/spec"
 )
 
 var (
@@ -59,6 +61,18 @@ func (m machines) CloneTPM(_ context.Context, from, to *node) error {
 	to.withdraw()
 	to.outdate()
 	return fleet.CloneTPM(m.s.dir, from.Node, to.Node)
+}
+
+// LoseDisk deletes the agent's folder. What it has in the machine's memory went when the machine was switched off.
+func (m machines) LoseDisk(_ context.Context, n *node) error {
+	if err := os.RemoveAll(m.s.dir.Agent(n.Name)); err != nil {
+		return fmt.Errorf("lose the disk: %w", err)
+	}
+	if n.Agent.UUID == spec.UUIDGenerate { // it gets another one, and with it another name
+		n.withdraw()
+		n.outdate()
+	}
+	return nil
 }
 
 // withdraw takes the node's name, which goes with its TPM, away from the ingress, and forgets how it was enrolled.
