@@ -27,7 +27,11 @@ const (
 )
 
 // Fault says what of a node is dead.
-type Fault struct{ State, Detail string }
+type Fault struct {
+	State, Detail string
+	// Hearsay: whoever says so may only have lost sight of the node. Once the verifier trusts it no more, its verdict is the state.
+	Hearsay bool
+}
 
 // NodeFacts is what a substrate knows of a node, for its status.
 type NodeFacts struct {
@@ -55,9 +59,13 @@ func (f NodeFacts) Status(attested map[string]keylime.VerifierAgent, attestedErr
 			c.LastSuccess = &v.LastSuccessfulAttestation
 		}
 	}
+	fault := f.Fault
+	if fault != nil && fault.Hearsay && f.Enrolled.OK && attestedErr == nil && known && (v.Overdue() || v.Untrusted()) {
+		fault = nil
+	}
 	switch {
-	case f.Fault != nil:
-		c.State, c.Detail = f.Fault.State, f.Fault.Detail
+	case fault != nil:
+		c.State, c.Detail = fault.State, fault.Detail
 	case f.Enrolled.Done && !f.Enrolled.OK:
 		c.State, c.Detail = StateRefused, f.Enrolled.Message
 	case f.Forgotten:
@@ -80,6 +88,9 @@ func (f NodeFacts) Status(attested map[string]keylime.VerifierAgent, attestedErr
 		c.State = StateEnrolled
 	default:
 		c.State = StateAttested
+	}
+	if f.Fault != nil && fault == nil {
+		c.Detail += "; " + f.Fault.State + ": " + f.Fault.Detail
 	}
 	return c
 }

@@ -141,20 +141,35 @@ func (l *Lab) awaitAgent(n plan.Node) func(context.Context) error {
 
 // agentPod is the agent's pod on a node.
 func (l *Lab) agentPod(ctx context.Context, n plan.Node) (*corev1.Pod, error) {
+	pods, err := l.agentPods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if p, ok := pods[n.KubernetesName]; ok {
+		return &p, nil
+	}
+	return nil, errNoPod(n)
+}
+
+func errNoPod(n plan.Node) error { return fmt.Errorf("node %s has no agent pod", n.Name) }
+
+// agentPods are the agents' pods, by Kubernetes' names of their nodes.
+func (l *Lab) agentPods(ctx context.Context) (map[string]corev1.Pod, error) {
 	k, err := l.cluster()
 	if err != nil {
 		return nil, err
 	}
-	pods, err := k.pods(ctx, l.planned.Kubernetes.AgentNamespace, agentSelector)
+	list, err := k.pods(ctx, l.planned.Kubernetes.AgentNamespace, agentSelector)
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range pods {
-		if p.Spec.NodeName == n.KubernetesName && p.DeletionTimestamp == nil {
-			return &p, nil
+	pods := map[string]corev1.Pod{}
+	for _, p := range list {
+		if p.DeletionTimestamp == nil {
+			pods[p.Spec.NodeName] = p
 		}
 	}
-	return nil, fmt.Errorf("node %s has no agent pod", n.Name)
+	return pods, nil
 }
 
 // agentCertificate is the one that the lab gave a node's agent.

@@ -51,10 +51,7 @@ func (l *Lab) Status(ctx context.Context) (control.Status, error) {
 		status.Components = append(status.Components, c)
 	}
 	attested, attestedErr := l.verifierAgents(ctx)
-	faults, err := l.nodeFaults(ctx)
-	if err != nil {
-		return status, err
-	}
+	faults := l.faultsAmong(ctx, containers)
 	for _, n := range l.plan().Nodes {
 		k := known.Nodes[n.Name]
 		s := fleet.NodeFacts{
@@ -104,27 +101,44 @@ func (l *Lab) nodeFaults(ctx context.Context) (map[string]*fleet.Fault, error) {
 	if err != nil {
 		return nil, err
 	}
+	return l.faultsAmong(ctx, containers), nil
+}
+
+// faultsAmong is nodeFaults by the lab's containers. That a pod is not ready the cluster says also of a node that it does not reach.
+func (l *Lab) faultsAmong(ctx context.Context, containers map[string]container.Summary) map[string]*fleet.Fault {
 	faults := map[string]*fleet.Fault{}
+	known := l.known()
+	var registered []plan.Node
 	for _, n := range l.planned.Nodes {
-		if l.known().Nodes[n.Name].UUID == "" {
+		if known.Nodes[n.Name].UUID == "" {
 			continue // not made yet
 		}
-		if c, ok := containers[n.KubernetesName]; !l.known().Ready.IsZero() && (!ok || c.State != "running") {
+		if c, ok := containers[n.KubernetesName]; !known.Ready.IsZero() && (!ok || c.State != "running") {
 			faults[n.Name] = &fleet.Fault{State: fleet.StateOff, Detail: fmt.Sprintf("its container %s does not run", n.KubernetesName)}
-			continue
-		}
-		if f := l.tpmFault(containers, n.Name); f != nil {
+		} else if f := l.tpmFault(containers, n.Name); f != nil {
 			faults[n.Name] = f
-			continue
-		}
-		if !l.known().Nodes[n.Name].Registered {
-			continue
-		}
-		if pod, err := l.agentPod(ctx, n); err != nil {
-			faults[n.Name] = &fleet.Fault{State: fleet.StateAgentDead, Detail: err.Error()}
-		} else if !podReady(*pod) {
-			faults[n.Name] = &fleet.Fault{State: fleet.StateAgentDead, Detail: "its pod " + pod.Name + " is not ready"}
+		} else if known.Nodes[n.Name].Registered {
+			registered = append(registered, n)
 		}
 	}
-	return faults, nil
+	if len(registered) == 0 {
+		return faults
+	}
+	pods, err := l.agentPods(ctx)
+	for _, n := range registered {
+		pod, ok := pods[n.KubernetesName]
+		why := ""
+		switch {
+		case err != nil:
+			why = err.Error()
+		case !ok:
+			why = errNoPod(n).Error()
+		case !podReady(pod):
+			why = "its pod " + pod.Name + " is not ready"
+		default:
+			continue
+		}
+		faults[n.Name] = &fleet.Fault{State: fleet.StateAgentDead, Detail: why, Hearsay: true}
+	}
+	return faults
 }
