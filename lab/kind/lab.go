@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"net/netip"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/docker/docker/client"
+	"golang.org/x/sys/unix"
 
 	"keylab.dev/keylab/images"
 	"keylab.dev/keylab/internal/atomicfile"
@@ -81,12 +81,8 @@ func Open(dir state.Dir) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err = os.ReadFile(factsFile(dir))
-	if err == nil {
-		err = json.Unmarshal(data, &l.facts)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read what is known of the lab, %s: %w", factsFile(dir), err)
+	if l.facts, err = readFacts(dir); err != nil {
+		return nil, err
 	}
 	l.program = l.facts.Program
 	return l, nil
@@ -97,7 +93,7 @@ func newLab(dir state.Dir, p plan.Plan) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Lab{planned: p, dir: dir, docker: docker, links: links{open: map[string]*linkEntry{}}, facts: facts{Addresses: map[string]netip.Addr{}, Nodes: map[string]nodeFacts{}, BinaryImages: map[string]string{}}}, nil
+	return &Lab{planned: p, dir: dir, docker: docker, links: links{open: map[string]*linkEntry{}}, facts: newFacts()}, nil
 }
 
 // Substrate is the substrate of the plan in the lab's folder, which may be another than this.
@@ -135,18 +131,67 @@ func (l *Lab) node(name string) nodeFacts {
 	return l.facts.Nodes[name]
 }
 
-// learn changes what is known of the lab, and keeps it.
+// learn changes what is known of the lab, and keeps it. Whatever another process has learnt since is known then too.
 func (l *Lab) learn(change func(*facts)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.facts.Addresses, l.facts.Nodes = maps.Clone(l.facts.Addresses), maps.Clone(l.facts.Nodes) // known() has given them out
-	l.facts.BinaryImages = maps.Clone(l.facts.BinaryImages)
-	change(&l.facts)
-	data, err := json.MarshalIndent(l.facts, "", "  ")
+	unlock, err := lockFile(factsFile(l.dir) + ".lock")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	f, err := readFacts(l.dir)
+	if err != nil {
+		return err
+	}
+	change(&f)
+	data, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode what is known of the lab: %w", err)
 	}
-	return atomicfile.Write(factsFile(l.dir), append(data, '\n'), 0o600)
+	if err := atomicfile.Write(factsFile(l.dir), append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	l.facts = f
+	return nil
+}
+
+// readFacts reads what the lab's folder says; of a lab that has not begun nothing is known.
+func readFacts(dir state.Dir) (facts, error) {
+	f := newFacts()
+	data, err := os.ReadFile(factsFile(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &f)
+	}
+	if err != nil {
+		return f, fmt.Errorf("read what is known of the lab, %s: %w", factsFile(dir), err)
+	}
+	return f, nil
+}
+
+func newFacts() facts {
+	return facts{Addresses: map[string]netip.Addr{}, Nodes: map[string]nodeFacts{}, BinaryImages: map[string]string{}}
+}
+
+// lockFile waits until no other process has the lock that a file stands for.
+func lockFile(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the lock: %w", err)
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	}
+	return func() { f.Close() }, nil
 }
 
 // learnNode changes what is known of a node.

@@ -14,7 +14,6 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/client"
-	"golang.org/x/sys/unix"
 
 	"keylab.dev/keylab/lab/state"
 )
@@ -31,15 +30,7 @@ func lockPrograms(cache string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("store the keylab program: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("store the keylab program: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-	}
-	return func() { f.Close() }, nil
+	return lockFile(filepath.Join(dir, "lock"))
 }
 
 // prunePrograms removes copies of keylab that no container mounts, no lab of this user was made with, and nobody asked for lately. It keeps one in any

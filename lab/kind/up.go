@@ -45,7 +45,8 @@ func Up(ctx context.Context, dir state.Dir, p plan.Plan, o UpOptions) error {
 	defer l.Close()
 	l.cache = o.Cache
 	u := &up{Lab: l, UpOptions: o, imaged: make(chan struct{})}
-	if err := l.learn(func(f *facts) { f.Started = time.Now() }); err != nil {
+	// Of an earlier run nothing is known any more.
+	if err := l.learn(func(f *facts) { *f = newFacts(); f.Started = time.Now() }); err != nil {
 		return err
 	}
 	return u.run(ctx)
