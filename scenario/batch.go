@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"keylab.dev/keylab/internal/machine"
+	"keylab.dev/keylab/lab"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/report"
 )
@@ -43,20 +44,8 @@ func DefaultBudget() Budget {
 	return Budget{Labs: runtime.NumCPU(), Memory: machine.AvailableMemory() / 2}
 }
 
-// What a lab takes, in MiB: measured with `make bench`, rounded up.
-const (
-	servicesMemory, nodeMemory         = 350, 25 // namespaces
-	kindServicesMemory, kindNodeMemory = 1500, 400
-)
-
 // memory is what a job's lab takes, MiB.
-func (j Job) memory() int {
-	nodes := len(j.Scenario.Nodes())
-	if j.Options.Substrate == spec.SubstrateKind {
-		return kindServicesMemory + nodes*kindNodeMemory
-	}
-	return servicesMemory + nodes*nodeMemory
-}
+func (j Job) memory() int { return lab.Memory(j.Options.Substrate, len(j.Scenario.Nodes())) }
 
 // RunAll carries out all jobs, as many side by side as the budget allows, and returns their runs in the order of the jobs. start and ended are called
 // for each, one at a time. Those that had not begun when ctx ended have the verdict Interrupted.

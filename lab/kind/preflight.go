@@ -54,9 +54,12 @@ const (
 	memoryWorker = 230
 )
 
+// Memory is about what a lab of so many nodes takes, in MiB.
+func Memory(nodes int) int { return memoryBase + nodes*memoryWorker }
+
 // checkMemory refuses more nodes than there is memory for; available is in MiB, 0 when it is unknown.
 func checkMemory(nodes, available int) error {
-	need := memoryBase + nodes*memoryWorker
+	need := Memory(nodes)
 	if available == 0 || need <= available {
 		return nil
 	}
