@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/measure"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/verify"
@@ -108,6 +111,10 @@ func (t *target) Nodes() []verify.Node {
 		}
 		v.PCRs = func(ctx context.Context, pcrs ...int) (map[int][]byte, error) {
 			return t.l.tpm(n.Name).PCRs(ctx, pcrs...)
+		}
+		v.IMAList = func(context.Context) (string, error) {
+			list, err := os.ReadFile(filepath.Join(t.l.socketDir(n.Name), measure.ListFile))
+			return string(list), err
 		}
 		v.Served = func(nonce string) (int, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)

@@ -50,6 +50,10 @@ func (n *node) facts() verify.Node {
 	defer n.mu.Unlock()
 	v := verify.Node{Node: n.Node, UUID: n.uuid, Hostname: n.hostname, Enrolled: n.enrolled, TPM: n.readTPM, FindPayload: n.payload}
 	v.PCRs = n.measured.PCRs
+	v.IMAList = func(context.Context) (string, error) {
+		text, _, err := n.listFrom(0)
+		return text, err
+	}
 	v.Served = func(string) (int, error) { return 0, errNoAgent }
 	v.Arrived = func() (uint64, error) { return 0, errNoAgent }
 	if n.agent != nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,22 +28,28 @@ var bootPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14}
 // judges them.
 func (v *verification) measurements() []check {
 	var checks []check
-	pull := !v.plan.Keylime.Push() // nobody can ask an agent of the push model for its logs
+	imaList, bootLog := v.imaList, v.bootLog
+	if v.plan.Keylime.Push() {
+		imaList, bootLog = v.pushIMAList, v.pushBootLog
+	}
 	for _, n := range v.nodes {
-		if n.IMA != nil && pull {
-			checks = append(checks, check{"ima-list", pointLiveness, n.Name, func(ctx context.Context) (string, error) { return v.imaList(ctx, n) }})
+		add := func(id string, run func(context.Context, Node) (string, error)) {
+			checks = append(checks, check{id, pointLiveness, n.Name, func(ctx context.Context) (string, error) { return run(ctx, n) }})
 		}
-		if n.MeasuredBoot != nil && pull {
-			checks = append(checks, check{"boot-log", pointLiveness, n.Name, func(ctx context.Context) (string, error) { return v.bootLog(ctx, n) }})
+		if n.IMA != nil {
+			add("ima-list", imaList)
+		}
+		if n.MeasuredBoot != nil {
+			add("boot-log", bootLog)
 		}
 		if n.IMA != nil || n.MeasuredBoot != nil {
-			checks = append(checks, check{"policies", pointLiveness, n.Name, func(ctx context.Context) (string, error) { return v.policies(ctx, n) }})
+			add("policies", v.policies)
 		}
 	}
 	return checks
 }
 
-// listAttempts bounds how often a list is read again because its node measured a file between the quote and the look into the TPM.
+// listAttempts bounds how often a log is read again because its node measured something between the quote and the look into the TPM.
 const listAttempts = 3
 
 // imaList checks that the list which the agent serves adds up to PCR 10: as the agent's quote has it, and as the node's own TPM does.
@@ -68,7 +75,7 @@ func (v *verification) imaListOnce(ctx context.Context, n Node) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	if err := v.sameAsTPM(ctx, n, served, map[int][]byte{ima.PCR: replay}); err != nil {
+	if err := sameAsTPM(ctx, n, served.quote, map[int][]byte{ima.PCR: replay}); err != nil {
 		return "", fmt.Errorf("the IMA list that the agent serves, of %d entries, is not what the TPM knows: %w", list.Len(), err)
 	}
 	return fmt.Sprintf("%d entries, as served, replay to PCR 10 as quoted and as read from the TPM, %s", list.Len(), shorten(hex.EncodeToString(replay))), nil
@@ -83,60 +90,71 @@ func (v *verification) bootLog(ctx context.Context, n Node) (string, error) {
 	if len(served.BootLog) == 0 {
 		return "", errors.New("the agent serves no boot log")
 	}
-	log, err := tcg.ParseEventLog(served.BootLog, tcg.ParseOpts{})
+	replay, events, err := replayBoot(served.BootLog)
 	if err != nil {
 		return "", fmt.Errorf("the boot log that the agent serves: %w", err)
 	}
-	replay := map[int][]byte{}
+	if err := sameAsTPM(ctx, n, served.quote, replay); err != nil {
+		return "", fmt.Errorf("the boot log that the agent serves, of %d events, is not what the TPM knows: %w", events, err)
+	}
+	return fmt.Sprintf("%d events, as served, replay to PCRs 0-9 and 14 as quoted and as read from the TPM", events), nil
+}
+
+// replayBoot gives what a boot log adds up to, by PCR of the SHA-256 bank, and how many events it has.
+func replayBoot(data []byte) (replay map[int][]byte, events int, err error) {
+	log, err := tcg.ParseEventLog(data, tcg.ParseOpts{})
+	if err != nil {
+		return nil, 0, err
+	}
+	replay = map[int][]byte{}
 	for _, pcr := range bootPCRs {
 		replay[pcr] = make([]byte, crypto.SHA256.Size())
 	}
-	events := log.Events(register.HashSHA256)
-	for _, e := range events {
+	all := log.Events(register.HashSHA256)
+	for _, e := range all {
 		if replay[e.Index] == nil {
-			return "", fmt.Errorf("the boot log has an event of PCR %d, which no boot of a lab extends", e.Index)
+			return nil, 0, fmt.Errorf("it has an event of PCR %d, which no boot of a lab extends", e.Index)
 		}
-		h := crypto.SHA256.New()
-		h.Write(replay[e.Index])
-		h.Write(e.Digest)
-		replay[e.Index] = h.Sum(nil)
+		replay[e.Index] = extend(replay[e.Index], e.Digest)
 	}
-	if err := v.sameAsTPM(ctx, n, served, replay); err != nil {
-		return "", fmt.Errorf("the boot log that the agent serves, of %d events, is not what the TPM knows: %w", len(events), err)
-	}
-	return fmt.Sprintf("%d events, as served, replay to PCRs 0-9 and 14 as quoted and as read from the TPM", len(events)), nil
+	return replay, len(all), nil
 }
 
 // sameAsTPM compares what a log adds up to with the quote that came with it, and with the node's own TPM.
-func (v *verification) sameAsTPM(ctx context.Context, n Node, served *measurementAnswer, replay map[int][]byte) error {
+func sameAsTPM(ctx context.Context, n Node, quote *agent.Quote, replay map[int][]byte) error {
+	wrong, err := differences(ctx, n, quote, replay)
+	if err == nil && len(wrong) > 0 {
+		err = errors.New(strings.Join(wrong, "; "))
+	}
+	return err
+}
+
+// differences are those between what a log adds up to and a quote, which may be nil, and the node's own TPM.
+func differences(ctx context.Context, n Node, quote *agent.Quote, replay map[int][]byte) (wrong []string, err error) {
 	if n.PCRs == nil {
-		return errors.New("the PCRs of this node's TPM cannot be read")
+		return nil, errors.New("the PCRs of this node's TPM cannot be read")
 	}
-	pcrs := make([]int, 0, len(replay))
-	for pcr := range replay {
-		pcrs = append(pcrs, pcr)
-	}
-	slices.Sort(pcrs)
+	pcrs := slices.Sorted(maps.Keys(replay))
 	values, err := n.PCRs(ctx, pcrs...)
 	if err != nil {
-		return fmt.Errorf("read the PCRs of the TPM of %s: %w", n.Name, err)
+		return nil, fmt.Errorf("read the PCRs of the TPM of %s: %w", n.Name, err)
 	}
-	var wrong []string
 	for _, pcr := range pcrs {
-		quoted, ok := served.quote.PCR(uint(pcr))
-		switch {
-		case !ok:
-			return fmt.Errorf("the quote does not cover PCR %d", pcr)
-		case !bytes.Equal(quoted, replay[pcr]):
-			wrong = append(wrong, fmt.Sprintf("PCR %d is quoted as %s, the log gives %s", pcr, shorten(hex.EncodeToString(quoted)), shorten(hex.EncodeToString(replay[pcr]))))
-		case !bytes.Equal(values[pcr], replay[pcr]):
+		if quote != nil {
+			quoted, ok := quote.PCR(uint(pcr))
+			if !ok {
+				return nil, fmt.Errorf("the quote does not cover PCR %d", pcr)
+			}
+			if !bytes.Equal(quoted, replay[pcr]) {
+				wrong = append(wrong, fmt.Sprintf("PCR %d is quoted as %s, the log gives %s", pcr, shorten(hex.EncodeToString(quoted)), shorten(hex.EncodeToString(replay[pcr]))))
+				continue
+			}
+		}
+		if !bytes.Equal(values[pcr], replay[pcr]) {
 			wrong = append(wrong, fmt.Sprintf("PCR %d is %s in the TPM, the log gives %s", pcr, shorten(hex.EncodeToString(values[pcr])), shorten(hex.EncodeToString(replay[pcr]))))
 		}
 	}
-	if len(wrong) > 0 {
-		return errors.New(strings.Join(wrong, "; "))
-	}
-	return nil
+	return wrong, nil
 }
 
 // measurementAnswer is what an agent answers to /quotes/integrity, with a good quote.

@@ -156,8 +156,8 @@ func TestSameAsTPM(t *testing.T) {
 			if test.held != nil {
 				n.PCRs = func(context.Context, ...int) (map[int][]byte, error) { return map[int][]byte{10: test.held}, test.err }
 			}
-			served := &measurementAnswer{quote: &agent.Quote{PCRs: []uint{test.covered}, Values: [][]byte{test.quoted}}}
-			err := (&verification{}).sameAsTPM(t.Context(), n, served, map[int][]byte{10: good})
+			quote := &agent.Quote{PCRs: []uint{test.covered}, Values: [][]byte{test.quoted}}
+			err := sameAsTPM(t.Context(), n, quote, map[int][]byte{10: good})
 			if (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), test.says) {
 				t.Errorf("%v, want %q", err, test.says)
 			}

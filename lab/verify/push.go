@@ -39,14 +39,14 @@ func (v *verification) challenge(ctx context.Context, n Node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	a, err := v.latestAttestation(ctx, n)
+	a, err := v.nextAttestation(ctx, n, nil)
 	if err != nil {
 		return "", err
 	}
 	if a.Evaluation != "pass" {
 		return "", fmt.Errorf("the verifier's verdict on the latest attestation is %q", a.Evaluation)
 	}
-	if err := checkPushQuote(a, record.AIKTPM); err != nil {
+	if _, err := checkPushQuote(a, record.AIKTPM); err != nil {
 		return "", err
 	}
 	challenge := hex.EncodeToString(a.Challenge)
@@ -64,8 +64,8 @@ func (v *verification) challenge(ctx context.Context, n Node) (string, error) {
 	return fmt.Sprintf("challenge %s…: signed by the registered AK, answered by this agent once and by no other, verdict pass", challenge[:min(6, len(challenge))]), nil
 }
 
-// latestAttestation waits until the latest attestation has been judged: most of the time it has.
-func (v *verification) latestAttestation(ctx context.Context, n Node) (*keylime.PushAttestation, error) {
+// nextAttestation waits until an agent's latest attestation has been judged, and is another than the one before, if that is not nil.
+func (v *verification) nextAttestation(ctx context.Context, n Node, before *keylime.PushAttestation) (*keylime.PushAttestation, error) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -73,11 +73,14 @@ func (v *verification) latestAttestation(ctx context.Context, n Node) (*keylime.
 		if err != nil {
 			return nil, fmt.Errorf("ask the verifier for the latest attestation of %s: %w", n.UUID, err)
 		}
-		if a.Complete() {
+		if a.Complete() && (before == nil || !bytes.Equal(a.Challenge, before.Challenge)) {
 			return a, nil
 		}
 		select {
 		case <-ctx.Done():
+			if a.Complete() {
+				return nil, fmt.Errorf("waiting for another attestation: %w", ctx.Err())
+			}
 			return nil, fmt.Errorf("waiting for the verifier's verdict on the latest attestation: %w; it is at %q", ctx.Err(), a.Stage)
 		case <-tick.C:
 		}
@@ -85,26 +88,26 @@ func (v *verification) latestAttestation(ctx context.Context, n Node) (*keylime.
 }
 
 // checkPushQuote checks the quote that the verifier had, over the challenge that it gave, with the AK that the registrar holds (TPM2B_PUBLIC).
-func checkPushQuote(a *keylime.PushAttestation, ak []byte) error {
+func checkPushQuote(a *keylime.PushAttestation, ak []byte) (*agent.Quote, error) {
 	public, err := tpm2.Unmarshal[tpm2.TPM2BPublic](ak)
 	if err != nil {
-		return fmt.Errorf("parse the AK's TPM2B_PUBLIC: %w", err)
+		return nil, fmt.Errorf("parse the AK's TPM2B_PUBLIC: %w", err)
 	}
 	if !bytes.Equal(public.Bytes(), a.AK) {
-		return errors.New("the verifier checked the quote with another AK than the registrar holds")
+		return nil, errors.New("the verifier checked the quote with another AK than the registrar holds")
 	}
 	area, err := public.Contents()
 	if err != nil {
-		return fmt.Errorf("parse the AK's TPM2B_PUBLIC: %w", err)
+		return nil, fmt.Errorf("parse the AK's TPM2B_PUBLIC: %w", err)
 	}
 	quote, err := agent.ParseQuote(a.Quote)
 	if err != nil {
-		return fmt.Errorf("parse the quote that the verifier had: %w", err)
+		return nil, fmt.Errorf("parse the quote that the verifier had: %w", err)
 	}
 	if err := quote.Verify(area, a.Challenge); err != nil {
-		return fmt.Errorf("the quote is not one of the AK that the registrar holds, over the verifier's challenge: %w", err)
+		return nil, fmt.Errorf("the quote is not one of the AK that the registrar holds, over the verifier's challenge: %w", err)
 	}
-	return nil
+	return quote, nil
 }
 
 // impostor stands on the node, has no part of its TPM, and asks the verifier for a session as this agent: the proof of possession, by a key of its own, must

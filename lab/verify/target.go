@@ -66,6 +66,8 @@ type Node struct {
 	TPM func(ctx context.Context) (TPMIdentity, error)
 	// PCRs reads PCRs, SHA-256, out of the node's own TPM, now. nil where nodes measure nothing.
 	PCRs func(ctx context.Context, pcrs ...int) (map[int][]byte, error)
+	// IMAList reads the IMA list of the node's kernel, past its agent, now. nil where nodes measure nothing.
+	IMAList func(ctx context.Context) (string, error)
 	// Arrived is how many connections have reached the agent's port, from the node's own kernel.
 	Arrived func() (uint64, error)
 	// Served is how many quotes the node's agent gave for a nonce, from the agent's own record.
