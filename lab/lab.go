@@ -74,6 +74,7 @@ type running interface {
 	Act(ctx context.Context, a control.Action) (string, error)
 	Measure(ctx context.Context, m control.Measurement) (control.Measured, error)
 	EK(ctx context.Context, o control.EKOrder) (control.EKDone, error)
+	HTTP(ctx context.Context, r control.HTTPRequest) (control.HTTPAnswer, error)
 	Tenant(ctx context.Context) (control.Command, error)
 	Notices(ctx context.Context) ([]control.Notice, error)
 }
@@ -218,6 +219,17 @@ func (l *Lab) Measure(ctx context.Context, m control.Measurement) (control.Measu
 	}
 	defer done()
 	return r.Measure(ctx, m)
+}
+
+// HTTP has a host of the lab make one HTTP request to a service of Keylime's or to a node's agent, and says what came of it. That there was no answer is no
+// error of this method. It takes ten seconds at most.
+func (l *Lab) HTTP(ctx context.Context, req control.HTTPRequest) (control.HTTPAnswer, error) {
+	r, done, err := l.open()
+	if err != nil {
+		return control.HTTPAnswer{}, err
+	}
+	defer done()
+	return r.HTTP(ctx, req)
 }
 
 // downTimeout is how long an orderly end may take before the lab is ended by force.

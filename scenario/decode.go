@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/spec"
 )
 
@@ -161,8 +162,8 @@ func (c *checker) step(path string, s Step) {
 		c.condition(path+".expect", *s.Expect)
 	case "never":
 		c.condition(path+".never", *s.Never)
-		if n := *s.Never; n.Verify != "" || n.Log != "" || len(n.Run) > 0 {
-			c.add(path+".never", "can be about nodes, a component, a notice or a counter: what the history tells. verify, log and run are for expect", "")
+		if n := *s.Never; n.Verify != "" || n.Log != "" || len(n.Run) > 0 || n.HTTP != nil {
+			c.add(path+".never", "can be about nodes, a component, a notice or a counter: what the history tells. verify, log, run and http are for expect", "")
 		}
 	}
 	c.acted = c.acted || acts
@@ -236,7 +237,7 @@ func orNone(list []string) string {
 
 func (c *checker) condition(path string, w Condition) {
 	about := map[string]bool{
-		"nodes": len(w.Nodes) > 0, "component": w.Component != "", "verify": w.Verify != "", "notice": w.Notice != nil, "counter": w.Counter != "", "log": w.Log != "", "run": len(w.Run) > 0,
+		"nodes": len(w.Nodes) > 0, "component": w.Component != "", "verify": w.Verify != "", "notice": w.Notice != nil, "counter": w.Counter != "", "log": w.Log != "", "run": len(w.Run) > 0, "http": w.HTTP != nil,
 	}
 	var is []string
 	for _, name := range slices.Sorted(maps.Keys(about)) {
@@ -244,7 +245,7 @@ func (c *checker) condition(path string, w Condition) {
 			is = append(is, name)
 		}
 	}
-	const kinds = "nodes, component, verify, notice, counter, log, run"
+	const kinds = "nodes, component, verify, notice, counter, log, run, http"
 	if len(is) != 1 {
 		c.add(path, fmt.Sprintf("is about one of %s; this is about %s", kinds, orNone(is)), kinds)
 		return
@@ -259,7 +260,7 @@ func (c *checker) condition(path string, w Condition) {
 		"more":         w.More == 0 || kind == "counter" || kind == "log",
 		"on":           w.On == "" || kind == "run",
 		"exit":         w.Exit == 0 || kind == "run",
-		"output":       w.Output == "" || kind == "run" || kind == "log",
+		"output":       w.Output == "" || kind == "run" || kind == "log" || kind == "http",
 	})
 	c.known(path+".nodes", w.Nodes, "any", "all", "others")
 	c.templates(path+".run", w.Run)
@@ -269,7 +270,7 @@ func (c *checker) condition(path string, w Condition) {
 	case stateful && w.State == "" && w.Detail == "" && w.Attestations == 0:
 		c.add(path, "says nothing of "+kind+": add state, detail or attestations", "")
 	case kind == "nodes" && w.State != "":
-		c.oneOf(path+".state", w.State, nodeStates...)
+		c.oneOf(path+".state", w.State, fleet.States...)
 	case kind == "component" && w.State != "":
 		c.oneOf(path+".state", w.State, "running", "starting", "dead")
 	case kind == "verify" && w.Verify == "failed" && len(w.Fails) == 0:
@@ -278,6 +279,8 @@ func (c *checker) condition(path string, w Condition) {
 		c.add(path, "log needs something to look for: add output", "")
 	case kind == "run" && w.On == "":
 		c.add(path, "run needs a host to run on: add on", "")
+	case kind == "http":
+		c.http(path+".http", *w.HTTP)
 	case kind == "notice":
 		c.pattern(path+".notice.event", w.Notice.Event)
 		c.known(path+".notice.about", []string{w.Notice.About})
@@ -287,13 +290,16 @@ func (c *checker) condition(path string, w Condition) {
 // templates checks what ${…} stands for.
 func (c *checker) templates(path string, argv []string) {
 	for i, arg := range argv {
-		for _, m := range template.FindAllStringSubmatch(arg, -1) {
-			at := fmt.Sprintf("%s[%d]", path, i)
-			if !slices.Contains(c.nodes, m[1]) && m[1] != "any" {
-				c.add(at, fmt.Sprintf("%s: the lab has no node %q; it has %s", m[0], m[1], strings.Join(c.nodes, ", ")), "")
-			} else {
-				c.oneOf(at, m[2], "uuid", "hostname", "address")
-			}
+		c.template(fmt.Sprintf("%s[%d]", path, i), arg)
+	}
+}
+
+func (c *checker) template(at, text string) {
+	for _, m := range template.FindAllStringSubmatch(text, -1) {
+		if !slices.Contains(c.nodes, m[1]) && m[1] != "any" {
+			c.add(at, fmt.Sprintf("%s: the lab has no node %q; it has %s", m[0], m[1], strings.Join(c.nodes, ", ")), "")
+		} else {
+			c.oneOf(at, m[2], "uuid", "hostname", "address")
 		}
 	}
 }

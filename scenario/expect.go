@@ -13,12 +13,6 @@ import (
 	"keylab.dev/keylab/report"
 )
 
-// nodeStates are the states that an expectation can name.
-var nodeStates = []string{
-	fleet.StateStarting, fleet.StateRegistered, fleet.StateEnrolled, fleet.StateAttested, fleet.StateRefused, fleet.StateFailed,
-	fleet.StateOverdue, fleet.StateLeaving, fleet.StateTPMDead, fleet.StateAgentDead, fleet.StateOff, fleet.StateUnknown,
-}
-
 // judge says whether the history meets the condition, and by what evidence, or what it shows instead.
 func (w Condition) judge(v view, since time.Duration) (bool, string) {
 	switch {
@@ -149,6 +143,8 @@ func (r *runner) expect(ctx context.Context, w Condition, since time.Duration) (
 		word, err = r.again(ctx, func(ctx context.Context) (bool, string) { return r.verify(ctx, w) })
 	case w.Log != "":
 		word, err = r.again(ctx, func(ctx context.Context) (bool, string) { return r.logLines(ctx, w) })
+	case w.HTTP != nil:
+		word, err = r.again(ctx, func(ctx context.Context) (bool, string) { return r.http(ctx, w) })
 	case len(w.Run) > 0:
 		word, err = r.again(ctx, func(ctx context.Context) (bool, string) { return r.program(ctx, w) })
 	default:

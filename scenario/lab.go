@@ -14,6 +14,7 @@ type Lab interface {
 	Notices(ctx context.Context) ([]control.Notice, error)
 	Measure(ctx context.Context, m control.Measurement) (control.Measured, error)
 	Fault(ctx context.Context, f control.Fault) (string, error)
+	HTTP(ctx context.Context, r control.HTTPRequest) (control.HTTPAnswer, error)
 	// Mark is what the network has counted so far; Fired tells whether a fault was seen to be in effect since then.
 	Mark(ctx context.Context) (control.Mark, error)
 	Fired(ctx context.Context, f control.Fault, since control.Mark) (control.Proof, error)

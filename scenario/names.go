@@ -177,6 +177,8 @@ func (w Condition) sentence() string {
 		return text
 	case w.Log != "":
 		return fmt.Sprintf("%s with %q in the log of %s", plural(max(1, w.More), "line"), w.Output, w.Log)
+	case w.HTTP != nil:
+		return w.HTTP.sentence(w.Output)
 	case w.Counter != "":
 		return fmt.Sprintf("%s to grow by %d", w.Counter, max(1, w.More))
 	}

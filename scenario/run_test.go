@@ -93,6 +93,18 @@ func (f *fakeLab) Log(context.Context, string) ([]byte, error) {
 	return []byte("Sent 200\nSent 429\nSent 429 again\n"), nil
 }
 
+func (f *fakeLab) HTTP(_ context.Context, r control.HTTPRequest) (control.HTTPAnswer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case r.To == "node-1":
+		return control.HTTPAnswer{}, errors.New("nobody connects to an agent")
+	case f.broken:
+		return control.HTTPAnswer{Error: "connection refused"}, nil
+	}
+	return control.HTTPAnswer{Status: 200, Body: strings.Join([]string{r.From, r.Method, r.Path, r.As}, " ")}, nil
+}
+
 func (f *fakeLab) Command(ctx context.Context, _ string, argv ...string) (*exec.Cmd, error) {
 	return exec.CommandContext(ctx, argv[0], argv[1:]...), nil
 }
@@ -176,6 +188,14 @@ func TestFailures(t *testing.T) {
 		"log":                     {"  - {expect: {log: verifier, output: '4[0-9]9', more: 2}}\n", &fakeLab{}, report.Passed, ""},
 		"log without that":        {"  - {expect: {log: verifier, output: nothing}, within: 300ms}\n", &fakeLab{}, report.Failed, "no line has that"},
 		"log with too few":        {"  - {expect: {log: verifier, output: '429', more: 3}, within: 300ms}\n", &fakeLab{}, report.Failed, "2 lines; the last one: Sent 429 again"},
+		"HTTP status":             {"  - {expect: {http: {to: verifier, path: '/a/${any.uuid}', status: 200}, output: '^tenant GET /a/u1 client$'}}\n", &fakeLab{}, report.Passed, ""},
+		"HTTP status, all given":  {"  - {expect: {http: {from: verifier, to: registrar, as: plain, method: PUT, path: /a, status: 200}, output: '^verifier PUT /a plain$'}}\n", &fakeLab{}, report.Passed, ""},
+		"another HTTP status":     {"  - {expect: {http: {to: verifier, path: /a, status: 403}}, within: 300ms}\n", &fakeLab{}, report.Failed, "verifier answered 200"},
+		"another HTTP body":       {"  - {expect: {http: {to: verifier, path: /a, status: 200}, output: nothing}, within: 300ms}\n", &fakeLab{}, report.Failed, "tenant GET /a client"},
+		"no HTTP answer":          {"  - {expect: {http: {to: verifier, path: /a, error: refused}}}\n", &fakeLab{broken: true}, report.Passed, ""},
+		"HTTP answer, not wanted": {"  - {expect: {http: {to: verifier, path: /a, error: refused}}, within: 300ms}\n", &fakeLab{}, report.Failed, "verifier answered 200"},
+		"HTTP answer, missing":    {"  - {expect: {http: {to: verifier, path: /a, status: 200}}, within: 300ms}\n", &fakeLab{broken: true}, report.Failed, "no answer: connection refused"},
+		"HTTP, impossible":        {"  - {expect: {http: {to: node-1, path: /a, status: 200}}, within: 300ms}\n", &fakeLab{}, report.Failed, "nobody connects to an agent"},
 		"tenant":                  {"  - {do: tenant, run: [-c, delete, '${any.uuid}']}\n  - expect: {verify: passed}\n", &fakeLab{}, report.Passed, ""},
 		"an EK order refused":     {"  - {do: ek-issue, nodes: [node-1], with: {restart: 'true'}, refused: '403'}\n", &fakeLab{refuse: "403 Forbidden"}, report.Passed, ""},
 		"no such program":         {"  - {do: exec, nodes: [node-1], run: [/no/such]}\n  - expect: {verify: passed}\n", &fakeLab{}, report.Broken, "no such file"},

@@ -96,8 +96,8 @@ type Step struct {
 	Since string `yaml:"since,omitempty" jsonschema:"maxLength=32"`
 }
 
-// Condition is something that can be observed. It is about nodes, a component, the checks of `keylab verify`, the verifier's notices, the network's counters, a log, or
-// a program's end; one of these.
+// Condition is something that can be observed. It is about nodes, a component, the checks of `keylab verify`, the verifier's notices, the network's counters, a log,
+// a program's end, or an HTTP status; one of these.
 type Condition struct {
 	// The nodes, each of which must meet state, detail and attestations: names, `any`, `all`, or `others` (all that no step before has named).
 	Nodes []string `yaml:"nodes,omitempty" jsonschema:"maxItems=500"`
@@ -128,8 +128,31 @@ type Condition struct {
 	On string `yaml:"on,omitempty" jsonschema:"maxLength=63"`
 	// Its exit status.
 	Exit int `yaml:"exit,omitempty" jsonschema:"minimum=0,maximum=255"`
-	// A regular expression for what it prints, or for a line of the log.
+	// An HTTP request that is made again and again until it comes to this.
+	HTTP *HTTP `yaml:"http,omitempty"`
+	// A regular expression for what it prints, for a line of the log, or for the body of the answer.
 	Output string `yaml:"output,omitempty" jsonschema:"maxLength=400"`
+}
+
+// HTTP is a request to a service of Keylime's or to a node's agent, and what must come of it: a status, or an error, which is why there is no answer.
+type HTTP struct {
+	// The host of the lab that makes it: tenant, verifier, a node, … Left out: the tenant.
+	From string `yaml:"from,omitempty" jsonschema:"maxLength=63"`
+	// Whom it goes to: registrar, verifier, or a node, whose agent is asked by its hostname (pull model).
+	To string `yaml:"to" jsonschema:"required,maxLength=63"`
+	// Its method. Left out: GET.
+	Method string `yaml:"method,omitempty" jsonschema:"enum=GET,enum=HEAD,enum=POST,enum=PUT,enum=PATCH,enum=DELETE"`
+	// Path and query. ${NODE.uuid} and the like stand for a node's, as in run.
+	Path string `yaml:"path" jsonschema:"required,maxLength=400,pattern=^/"`
+	// What is sent, as application/json.
+	Body string `yaml:"body,omitempty" jsonschema:"maxLength=4000"`
+	// With TLS and the tenant's client certificate (client), with TLS and none (anonymous), or without TLS, at the registrar's port for agents (plain).
+	// Left out: client.
+	As string `yaml:"as,omitempty" jsonschema:"enum=client,enum=anonymous,enum=plain"`
+	// The status of the answer.
+	Status int `yaml:"status,omitempty" jsonschema:"minimum=100,maximum=599"`
+	// A regular expression for why there is no answer: a connection refused, a TLS alert, no answer in ten seconds.
+	Error string `yaml:"error,omitempty" jsonschema:"maxLength=400"`
 }
 
 // Notice is a notice of the verifier's, as `keylab events` shows it.

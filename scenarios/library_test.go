@@ -92,7 +92,7 @@ func demanding(s scenario.Step) bool {
 	case e == nil:
 		return false
 	}
-	return e.Verify == "failed" || e.Detail != "" || e.Notice != nil || e.Counter != "" || e.Log != "" || len(e.Run) > 0 ||
+	return e.Verify == "failed" || e.Detail != "" || e.Notice != nil || e.Counter != "" || e.Log != "" || len(e.Run) > 0 || e.HTTP != nil && e.HTTP.Error != "" ||
 		e.State != "" && e.State != fleet.StateAttested && e.State != "running"
 }
 

@@ -25,6 +25,8 @@ type Lab interface {
 	Act(ctx context.Context, a Action) (string, error)
 	Measure(ctx context.Context, m Measurement) (Measured, error)
 	EK(ctx context.Context, o EKOrder) (EKDone, error)
+	// HTTP has a host of the lab make a request.
+	HTTP(ctx context.Context, r HTTPRequest) (HTTPAnswer, error)
 	// Notices are the verifier's notices so far, the first one first.
 	Notices(ctx context.Context) ([]Notice, error)
 	// Tenant is Keylime's own command line in the lab.
@@ -50,6 +52,7 @@ func NewServer(lab Lab) *Server {
 	mux.HandleFunc("POST /v1/act", order(lab.Act))
 	mux.HandleFunc("POST /v1/measure", order(lab.Measure))
 	mux.HandleFunc("POST /v1/ek", order(lab.EK))
+	mux.HandleFunc("POST /v1/http", order(lab.HTTP))
 	mux.HandleFunc("POST /v1/down", answer(func(*http.Request) (any, error) {
 		lab.Down()
 		return "stopping", nil

@@ -26,6 +26,12 @@ const (
 	StateUnknown    = "unknown"
 )
 
+// States are all states of a node.
+var States = []string{
+	StateStarting, StateRegistered, StateForgotten, StateEnrolled, StateAttested, StateRefused, StateFailed, StateOverdue, StateLeaving, StateTPMDead,
+	StateAgentDead, StateOff, StateUnknown,
+}
+
 // Fault says what of a node is dead.
 type Fault struct {
 	State, Detail string

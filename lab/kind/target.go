@@ -18,7 +18,9 @@ import (
 
 	"keylab.dev/keylab/cluster/sniproxy"
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/ask"
 	"keylab.dev/keylab/lab/authority"
+	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/measure"
 	"keylab.dev/keylab/lab/plan"
@@ -36,6 +38,15 @@ func (l *Lab) Verify(ctx context.Context) (report.Result, error) {
 		return nil
 	})
 	return r, err
+}
+
+// HTTP implements the lab's side of an expectation about an HTTP status.
+func (l *Lab) HTTP(ctx context.Context, r control.HTTPRequest) (a control.HTTPAnswer, err error) {
+	err = l.withTarget(ctx, func(t *target) (err error) {
+		a, err = ask.HTTP(ctx, t, r)
+		return err
+	})
+	return a, err
 }
 
 // target shows the lab to package verify.

@@ -15,6 +15,7 @@ import (
 	"github.com/miekg/dns"
 
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/ask"
 	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
@@ -159,6 +160,14 @@ func (t target) Resolve(ctx context.Context, from, name string) ([]netip.Addr, e
 
 func (t target) Dial(ctx context.Context, from string, to netip.AddrPort) (net.Conn, error) {
 	return t.s.network.Host(from).DialContext(ctx, "tcp", to.String())
+}
+
+// HTTP implements control.Lab.
+func (s *supervisor) HTTP(ctx context.Context, r control.HTTPRequest) (control.HTTPAnswer, error) {
+	if err := s.mustBeUp(); err != nil {
+		return control.HTTPAnswer{}, err
+	}
+	return ask.HTTP(ctx, target{s}, r)
 }
 
 // Network implements control.Lab.
