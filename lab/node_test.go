@@ -95,14 +95,16 @@ func TestNodes(t *testing.T) {
 	})
 }
 
-func act(t *testing.T, l *lab.Lab, kind, node string) {
+func act(t *testing.T, l *lab.Lab, kind, node string) string {
 	t.Helper()
 	// What it waits for, such as the verifier's trust, may never come.
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Minute, fmt.Errorf("two minutes were not enough to %s %s", kind, node))
 	defer cancel()
-	if done, err := l.Act(ctx, control.Action{Kind: kind, Node: node}); err != nil || done == "" {
+	done, err := l.Act(ctx, control.Action{Kind: kind, Node: node})
+	if err != nil || done == "" {
 		t.Fatalf("%s %s: %q, %v, %v", kind, node, done, err, context.Cause(ctx))
 	}
+	return done
 }
 
 func node(t *testing.T, l *lab.Lab, name string) control.Node {

@@ -60,8 +60,17 @@ func TestPush(t *testing.T) {
 		}
 		await(t, "the verifier to fail a", func() bool { return node(t, l, "a").State == "failed" })
 		verify(t, l, refusedNow("challenge a", "attested a")...)
+		if n := node(t, l, "a"); !strings.Contains(n.Hint, "`keylab node enrol a` has it trusted again") {
+			t.Errorf("a failed, and the hint is %q", n.Hint)
+		}
+		// What helps in the pull model is refused at once, and not waited for.
+		if _, err := l.Act(t.Context(), control.Action{Kind: control.ActionReactivate, Node: "a"}); err == nil || !strings.Contains(err.Error(), "`keylab node enrol a`") {
+			t.Errorf("reactivate: %v", err)
+		}
 		wantState(t, l, "b", "attested")
-		act(t, l, control.ActionReboot, "a") // which resets the PCR
+		if done := act(t, l, control.ActionReboot, "a"); !strings.Contains(done, "`keylab node enrol a`") { // it resets the PCR
+			t.Errorf("after the reboot: %s", done)
+		}
 		act(t, l, control.ActionEnrol, "a")
 		verify(t, l, refused...)
 	})

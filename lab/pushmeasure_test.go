@@ -32,6 +32,21 @@ measuredBoot: {enabled: true}
 	trusted(t, l, "a")
 	checkSays(t, l, "ima-list", "a", "7 entries replay to PCR 10 as read from the TPM; 7 of them, of which the verifier had 0 with the latest evidence")
 
+	// Keylime's verifier goes on from PCR 10 as it was before a start.
+	if done := act(t, l, control.ActionReboot, "a"); !strings.Contains(done, "`keylab node enrol a` has it trusted again") {
+		t.Errorf("after the reboot: %s", done)
+	}
+	await(t, "the verifier to fail a", func() bool { return node(t, l, "a").State == "failed" })
+	if n := node(t, l, "a"); !strings.Contains(n.Hint, "the verifier goes on from PCR 10 as it was before") {
+		t.Errorf("a failed, and the hint is %q", n.Hint)
+	}
+	act(t, l, control.ActionEnrol, "a")
+	act(t, l, control.ActionReboot, "a") // also where nothing was measured since the last start
+	await(t, "the verifier to fail a", func() bool { return node(t, l, "a").State == "failed" })
+	act(t, l, control.ActionEnrol, "a")
+	act(t, l, control.ActionReboot, "boots")
+	trusted(t, l, "a", "boots")
+
 	for _, test := range []struct {
 		name   string
 		change control.Measurement

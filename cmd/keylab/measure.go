@@ -46,7 +46,8 @@ func newIMA(s streams) *cobra.Command {
   tamper list  take the newest entry out of the list, as an intruder does who does not want to be seen; PCR 10 keeps it
   tamper pcr   extend PCR 10 by something that the list does not have
 
-A reboot undoes all of it: the list and PCR 10 begin anew. The verifier asks a node that it had given up again after ` + "`keylab node reactivate`.",
+A reboot undoes all of it: the list and PCR 10 begin anew. The verifier asks a node that it had given up again after ` + "`keylab node reactivate`" + `; in the
+push model it trusts one again after ` + "`keylab node enrol`.",
 		Example: `  keylab ima node-1 list
   keylab ima node-1 add --path /usr/bin/curl
   keylab ima node-2 add --path /tmp/miner --file ./miner

@@ -32,7 +32,7 @@ func newNode(s streams) *cobra.Command {
 
 and what an operator of Keylime does about it:
 
-  reactivate     have the verifier ask a node again that it had given up
+  reactivate     have the verifier ask a node again that it had given up; in the push model that helps nobody who failed, but enrol does
   forget         have verifier and registrar forget the node
   enrol          have the verifier forget the node, and the tenant enrol it anew; its payload, if there is one, is delivered again. Where the registrar
                  knows the node with another EK certificate than its TPM has now, or not at all, or its agent could not register, the agent is forgotten

@@ -57,7 +57,7 @@ func printStatus(s streams, status lab.Status) error {
 	for _, c := range status.Components {
 		rows = append(rows, []string{c.Name, c.State, c.Address})
 		if c.Detail != "" {
-			details = append(details, []string{c.Name, c.Detail})
+			details = append(details, []string{c.Name, c.Detail, ""})
 		}
 	}
 	if err := table(s.out, "COMPONENT|STATE|ADDRESS", rows); err != nil {
@@ -67,8 +67,8 @@ func printStatus(s streams, status lab.Status) error {
 	rows = nil
 	for _, n := range status.Nodes {
 		rows = append(rows, []string{n.Name, n.State, fmt.Sprint(n.AttestationCount), ago(n.LastSuccess), n.Address, orNothing(n.UUID), orNothing(n.EKSerial)})
-		if n.Detail != "" {
-			details = append(details, []string{n.Name, n.Detail})
+		if n.Detail != "" || n.Hint != "" {
+			details = append(details, []string{n.Name, n.Detail, n.Hint})
 		}
 	}
 	if err := table(s.out, "NODE|STATE|ATTESTATIONS|LAST SUCCESS|ADDRESS|UUID|EK SERIAL", rows); err != nil {
@@ -76,6 +76,9 @@ func printStatus(s streams, status lab.Status) error {
 	}
 	for _, d := range details {
 		fmt.Fprintf(s.out, "\n%s: %s\n", d[0], d[1])
+		if d[2] != "" {
+			fmt.Fprintln(s.out, d[2])
+		}
 	}
 	return nil
 }

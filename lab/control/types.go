@@ -47,6 +47,7 @@ type Node struct {
 	Hostname         string     `json:"hostname"` // contact address
 	State            string     `json:"state"`    // attested, enrolled, registered, refused, failed, overdue, tpm dead, agent dead, unknown, …
 	Detail           string     `json:"detail,omitempty"`
+	Hint             string     `json:"hint,omitempty"` // which command helps, as a sentence
 	AttestationCount int        `json:"attestation_count"`
 	LastSuccess      *time.Time `json:"last_success"` // nil before the first
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/plan"
 )
 
 // Machines is what a substrate can do to its nodes. N is its node.
@@ -20,6 +21,9 @@ type Machines[N any] interface {
 	PowerOn(ctx context.Context, n N) error
 	// NewTPM puts another TPM, with a certificate of the lab's EK CA, into a node that is off.
 	NewTPM(ctx context.Context, n N) error
+	// Keylime is the plan's, and Planned a node's part of the plan.
+	Keylime() plan.Keylime
+	Planned(n N) plan.Node
 	// Delivered tells whether the node had a payload, which it keeps in its memory alone.
 	Delivered(n N) bool
 	// GivenUp tells whether the verifier has given a node up.
@@ -75,6 +79,7 @@ func act[N any](ctx context.Context, m Machines[N], n N, a control.Action) (stri
 		return "", err
 	}
 	enrol := "keylab node enrol " + a.Node
+	askAgain := askedAgain(m.Keylime(), m.Planned(n))
 	switch a.Kind {
 	case control.ActionStop:
 		if !on {
@@ -85,7 +90,7 @@ func act[N any](ctx context.Context, m Machines[N], n N, a control.Action) (stri
 		if on {
 			return "it runs already", nil
 		}
-		return powerOn(ctx, m, n, "it runs, and its agent has registered again", "keylab node reactivate "+a.Node, enrol)
+		return powerOn(ctx, m, n, "it runs, and its agent has registered again", askAgain, enrol)
 	case control.ActionReboot, control.ActionCrash:
 		orderly := a.Kind == control.ActionReboot
 		if !on {
@@ -95,7 +100,7 @@ func act[N any](ctx context.Context, m Machines[N], n N, a control.Action) (stri
 			return "", err
 		}
 		if orderly {
-			return powerOn(ctx, m, n, "it was rebooted: its PCRs are reset, and its TPM's clock goes on", "keylab node reactivate "+a.Node, enrol)
+			return powerOn(ctx, m, n, "it was rebooted: its PCRs are reset, and its TPM's clock goes on", askAgain, enrol)
 		}
 		return powerOn(ctx, m, n, "it lost its power and runs again: its TPM's clock went back to what it last saved, which Keylime's verifier does not forgive in the pull model",
 			enrol, enrol)
@@ -156,8 +161,12 @@ func powerOn[N any](ctx context.Context, m Machines[N], n N, done, remedy, enrol
 	if m.Delivered(n) {
 		done += fmt.Sprintf("; its payload went with its memory: `%s` has it delivered again", enrol)
 	}
-	if up, err := m.GivenUp(ctx, n); err != nil || !up {
+	up, err := m.GivenUp(ctx, n)
+	if err != nil {
 		return done, err
+	}
+	if !up {
+		return done + afterStart(m.Keylime(), m.Planned(n)), nil
 	}
 	return done + fmt.Sprintf("; the verifier had given it up: `%s` has it asked again", remedy), nil
 }

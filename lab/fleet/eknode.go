@@ -27,8 +27,6 @@ type Endorsements[N any] interface {
 	Machines[N]
 	// Nodes are all nodes, in the plan's order.
 	Nodes() []N
-	// Planned is a node's part of the plan.
-	Planned(n N) plan.Node
 	// UUID is that of a node's agent.
 	UUID(n N) string
 	// Enrolment is what the tenant said last of a node.

@@ -46,6 +46,7 @@ type NodeFacts struct {
 	Fault         *Fault // nil: TPM and agent are well
 	AgentStarted  bool   // it has been started and has registered
 	Enrolled      verify.Enrolment
+	IMA           bool // it measures files
 	Forgotten     bool // verifier and registrar were told to forget it, and its agent has not registered since
 }
 
@@ -98,5 +99,6 @@ func (f NodeFacts) Status(attested map[string]keylime.VerifierAgent, attestedErr
 	if f.Fault != nil && fault == nil {
 		c.Detail += "; " + f.Fault.State + ": " + f.Fault.Detail
 	}
+	c.Hint = f.hint(c.State, v)
 	return c
 }

@@ -9,9 +9,10 @@ import (
 	"strings"
 
 	"keylab.dev/keylab/keylime"
+	"keylab.dev/keylab/lab/plan"
 )
 
-// GivenUp tells whether the verifier knows an agent and asks it no more.
+// GivenUp tells whether the verifier knows an agent and trusts it no more, until somebody tells it to.
 func GivenUp(ctx context.Context, v *keylime.VerifierClient, uuid string) (bool, error) {
 	a, err := v.Agent(ctx, uuid)
 	if errors.Is(err, keylime.ErrNotFound) {
@@ -20,13 +21,15 @@ func GivenUp(ctx context.Context, v *keylime.VerifierClient, uuid string) (bool,
 	if err != nil {
 		return false, fmt.Errorf("ask the verifier for %s: %w", uuid, err)
 	}
-	return a.Untrusted(), nil
+	return a.Untrusted() && !a.Overdue(), nil
 }
 
 // Reactivate does what an operator would after a repair, and waits until the verifier trusts the nodes again: one that has given an agent up asks it no
-// more by itself. It may also give it up only now, for a last answer from before the repair. uuids are by the nodes' names; one that the verifier does
-// not know was never enrolled, and is passed over.
-func Reactivate(ctx context.Context, v *keylime.VerifierClient, uuids map[string]string) error {
+// more by itself. In the push model nothing is to be done for an agent that is overdue, whose next good evidence makes it trusted; for one that has failed
+// nothing helps but to be enrolled anew, unless the lab's options have failures forgiven, and the wait ends at once. The verifier may also give an agent up
+// only now, for a last answer from before the repair. uuids are by the nodes' names; one that the verifier does not know was never enrolled, and is passed
+// over.
+func Reactivate(ctx context.Context, v *keylime.VerifierClient, k plan.Keylime, uuids map[string]string) error {
 	before := map[string]int{}
 	return Await(ctx, "the verifier to attest "+strings.Join(slices.Sorted(maps.Keys(uuids)), " and ")+" again", func(ctx context.Context) (string, error) {
 		var missing []string
@@ -38,6 +41,9 @@ func Reactivate(ctx context.Context, v *keylime.VerifierClient, uuids map[string
 			}
 			if err != nil {
 				return "", fmt.Errorf("ask the verifier for %s: %w", name, err)
+			}
+			if a.Push() && a.Untrusted() && !a.Overdue() && !forgives(k) {
+				return "", Hopeless(fmt.Errorf("%s has failed, which the verifier does not forget in the push model: `keylab node enrol %s` has it trusted again", name, name))
 			}
 			if a.Untrusted() {
 				if err := v.Reactivate(ctx, uuid); err != nil {

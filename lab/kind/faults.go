@@ -255,7 +255,7 @@ func (l *Lab) reactivate(ctx context.Context, nodes []plan.Node) error {
 	for _, n := range nodes {
 		uuids[n.Name] = l.node(n.Name).UUID
 	}
-	return fleet.Reactivate(ctx, v, uuids)
+	return fleet.Reactivate(ctx, v, l.planned.Keylime, uuids)
 }
 
 // askAgain is what mending ends with: the verifier is told to ask the nodes again that it had given up, unless the user wants it left alone.

@@ -174,6 +174,8 @@ func (l *Lab) deleteAgentPod(ctx context.Context, n plan.Node) error {
 	return nil
 }
 
+func (m machines) Keylime() plan.Keylime { return m.l.planned.Keylime }
+
 func (m machines) Delivered(n plan.Node) bool {
 	e := m.l.node(n.Name).Enrolled
 	return n.Payload != nil && e.Done && e.OK

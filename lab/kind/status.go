@@ -56,7 +56,7 @@ func (l *Lab) Status(ctx context.Context) (control.Status, error) {
 		k := known.Nodes[n.Name]
 		s := fleet.NodeFacts{
 			Node:          control.Node{Name: n.Name, UUID: k.UUID, Hostname: k.Hostname, Address: n.Address.String()},
-			EKCertificate: k.EKCertificate, Fault: faults[n.Name], AgentStarted: k.Registered, Enrolled: k.Enrolled, Forgotten: k.Forgotten,
+			EKCertificate: k.EKCertificate, Fault: faults[n.Name], IMA: n.IMA != nil, AgentStarted: k.Registered, Enrolled: k.Enrolled, Forgotten: k.Forgotten,
 		}.Status(attested, attestedErr)
 		_, meant := n.RefusedOnPurpose(l.planned.Keylime.RequireEKCert)
 		well = well && (s.State == fleet.StateAttested || s.State == fleet.StateRefused && meant)

@@ -9,6 +9,7 @@ import (
 
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/plan"
 )
 
 // machines is what can be done to the lab's nodes.
@@ -105,6 +106,8 @@ func (m machines) NewTPM(_ context.Context, n *node) error {
 	n.outdate()
 	return fleet.CountReplacement(m.s.dir, n.Node)
 }
+
+func (m machines) Keylime() plan.Keylime { return m.s.plan.Keylime }
 
 func (m machines) Delivered(n *node) bool { return n.Payload != nil && !n.refused() }
 

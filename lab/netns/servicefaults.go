@@ -219,7 +219,7 @@ func (s *supervisor) reactivate(ctx context.Context, nodes []*node) error {
 	for _, n := range nodes {
 		uuids[n.Name], _ = n.identityNow()
 	}
-	return fleet.Reactivate(ctx, s.verifier, uuids)
+	return fleet.Reactivate(ctx, s.verifier, s.plan.Keylime, uuids)
 }
 
 // askAgain is what mending ends with: the verifier is told to ask the nodes again that it had given up, unless the user wants it left alone.

@@ -83,7 +83,7 @@ func (n *node) status(attested map[string]keylime.VerifierAgent, attestedErr err
 	defer n.mu.Unlock()
 	f := fleet.NodeFacts{
 		Node:  control.Node{Name: n.Name, UUID: n.uuid, Hostname: n.hostname, Address: n.Address.String()},
-		Fault: n.faultLocked(), AgentStarted: n.agent != nil, Enrolled: n.enrolled, Forgotten: n.forgotten,
+		Fault: n.faultLocked(), IMA: n.IMA != nil, AgentStarted: n.agent != nil, Enrolled: n.enrolled, Forgotten: n.forgotten,
 	}
 	if n.identity != nil {
 		f.EKCertificate = n.identity.Certificate

@@ -39,14 +39,34 @@ func (v *verification) challenge(ctx context.Context, n Node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	a, err := v.nextAttestation(ctx, n, nil)
-	if err != nil {
-		return "", err
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		a, err := v.nextAttestation(ctx, n, nil)
+		if err != nil {
+			return "", err
+		}
+		evidence, err := v.checkChallenge(n, a, record.AIKTPM)
+		if !errors.Is(err, errUncounted) {
+			return evidence, err
+		}
+		select {
+		case <-ctx.Done():
+			return "", err
+		case <-tick.C:
+		}
 	}
+}
+
+// errUncounted says that an agent does not know of an answer. It counts one when it has the verifier's word on it, which the verifier may give after its
+// verdict is to be seen; and one that was started again does not know what it answered before, but answers the next challenge.
+var errUncounted = errors.New("it counts no answer to it")
+
+func (v *verification) checkChallenge(n Node, a *keylime.PushAttestation, ak []byte) (string, error) {
 	if a.Evaluation != "pass" {
 		return "", fmt.Errorf("the verifier's verdict on the latest attestation is %q", a.Evaluation)
 	}
-	if _, err := checkPushQuote(a, record.AIKTPM); err != nil {
+	if _, err := checkPushQuote(a, ak); err != nil {
 		return "", err
 	}
 	challenge := hex.EncodeToString(a.Challenge)
@@ -55,6 +75,8 @@ func (v *verification) challenge(ctx context.Context, n Node) (string, error) {
 		switch {
 		case err != nil:
 			return "", fmt.Errorf("read which challenges the agent of %s answered: %w", other.Name, err)
+		case other.Name == n.Name && answered == 0:
+			return "", fmt.Errorf("the verifier trusts an answer to challenge %s, but the agent of %s: %w", challenge, n.Name, errUncounted)
 		case other.Name == n.Name && answered != 1:
 			return "", fmt.Errorf("the verifier trusts an answer to challenge %s, but the agent of %s counts %d answers to it, not 1", challenge, n.Name, answered)
 		case other.Name != n.Name && answered != 0:
