@@ -30,6 +30,19 @@ func (c *VerifierClient) RuntimePolicy(ctx context.Context, name string) (Runtim
 	return p, nil
 }
 
+// UpdateRuntimePolicy puts another runtime policy, which keylime-policy made, in place of the one of that name, for all agents that have it. The verifier
+// judges by it from the next quote on; an agent that it has given up it does not ask again by itself. The error is [ErrNotFound] when there is none.
+func (c *VerifierClient) UpdateRuntimePolicy(ctx context.Context, name string, policy []byte) error {
+	_, err := c.call(ctx, http.MethodPut, "/allowlists/"+url.PathEscape(name), map[string]any{"runtime_policy": policy}, nil) // in base64, as []byte are
+	return err
+}
+
+// UpdateMeasuredBootPolicy does the same with a reference state, which is JSON.
+func (c *VerifierClient) UpdateMeasuredBootPolicy(ctx context.Context, name string, policy json.RawMessage) error {
+	_, err := c.call(ctx, http.MethodPut, "/mbpolicies/"+url.PathEscape(name), map[string]any{"mb_policy": string(policy)}, nil)
+	return err
+}
+
 // MeasuredBootPolicy reads the reference state of that name, as JSON; that of an agent which was added without a name has the agent's UUID. It is
 // empty for an agent that was added without one. The error is [ErrNotFound] when the name is not known.
 func (c *VerifierClient) MeasuredBootPolicy(ctx context.Context, name string) (json.RawMessage, error) {

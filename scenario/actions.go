@@ -39,31 +39,38 @@ var actions = map[string]action{}
 
 func init() {
 	for kind, about := range map[string]string{
-		control.ActionStop:         "shut the node down, in order",
-		control.ActionStart:        "start a node that is off",
-		control.ActionReboot:       "stop and start the node",
-		control.ActionCrash:        "cut the node's power, and start it again",
-		control.ActionReplaceTPM:   "put another TPM, with a certificate of the active EK CA, into the node",
-		control.ActionReactivate:   "have the verifier ask again a node that it had given up",
-		control.ActionEnrol:        "have Keylime forget the node, and the tenant enrol it anew",
-		control.ActionForget:       "have verifier and registrar forget the node",
-		control.ActionRestartAgent: "start the node's agent again, which then registers anew",
-		control.ActionReimage:      "install the node anew: its TPM stays, what its agent had on the disk is lost",
-		control.ActionResetTPM:     "clear the node's TPM (TPM2_Clear) and reboot it: the EK stays, all other keys are lost",
+		control.ActionStop:          "shut the node down, in order",
+		control.ActionStart:         "start a node that is off",
+		control.ActionReboot:        "stop and start the node",
+		control.ActionCrash:         "cut the node's power, and start it again",
+		control.ActionReplaceTPM:    "put another TPM, with a certificate of the active EK CA, into the node",
+		control.ActionReactivate:    "have the verifier ask again a node that it had given up",
+		control.ActionEnrol:         "have Keylime forget the node, and the tenant enrol it anew",
+		control.ActionForget:        "have verifier and registrar forget the node",
+		control.ActionRestartAgent:  "start the node's agent again, which then registers anew",
+		control.ActionRuntimePolicy: "give the verifier a runtime policy of the node that also allows all files which it has measured",
+		control.ActionBootPolicy:    "give the verifier the reference state of the firmware that the node has now",
+		control.ActionReimage:       "install the node anew: its TPM stays, what its agent had on the disk is lost",
+		control.ActionResetTPM:      "clear the node's TPM (TPM2_Clear) and reboot it: the EK stays, all other keys are lost",
 	} {
 		actions[kind] = action{about: about, minNodes: 1, maxNodes: many, do: func(ctx context.Context, r *runner, s Step) (string, error) {
 			return r.eachNode(s, func(node string) (string, error) { return r.lab.Act(ctx, control.Action{Kind: kind, Node: node}) })
 		}}
 	}
-	actions[control.ActionExtendPCR] = action{about: "extend a PCR by something that no log has", minNodes: 1, maxNodes: many, required: []string{"pcr"}, do: func(ctx context.Context, r *runner, s Step) (string, error) {
-		pcr, err := control.ParsePCR(s.With["pcr"])
-		if err != nil {
-			return "", err
-		}
-		return r.eachNode(s, func(node string) (string, error) {
-			return r.lab.Act(ctx, control.Action{Kind: control.ActionExtendPCR, Node: node, PCR: pcr})
-		})
-	}}
+	for kind, about := range map[string]string{
+		control.ActionExtendPCR: "extend a PCR by something that no log has",
+		control.ActionTPMPolicy: "enrol the node anew, with a TPM policy by which a PCR has the value that it has now",
+	} {
+		actions[kind] = action{about: about, minNodes: 1, maxNodes: many, required: []string{"pcr"}, do: func(ctx context.Context, r *runner, s Step) (string, error) {
+			pcr, err := control.ParsePCR(s.With["pcr"])
+			if err != nil {
+				return "", err
+			}
+			return r.eachNode(s, func(node string) (string, error) {
+				return r.lab.Act(ctx, control.Action{Kind: kind, Node: node, PCR: pcr})
+			})
+		}}
+	}
 	for kind, about := range map[string]string{
 		control.ActionSwapTPMs: "have two nodes exchange their TPMs",
 		control.ActionCloneTPM: "give the second node a copy of the first one's TPM, in place of its own",

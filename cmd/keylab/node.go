@@ -37,6 +37,9 @@ and what an operator of Keylime does about it:
   enrol          have the verifier forget the node, and the tenant enrol it anew; its payload, if there is one, is delivered again. Where the registrar
                  knows the node with another EK certificate than its TPM has now, or not at all, or its agent could not register, the agent is forgotten
                  there, started again and registered
+  policy-runtime give the verifier a runtime policy that also allows all files which the node has measured
+  policy-boot    give the verifier the reference state of the firmware that the node has now
+  policy-tpm     enrol the node anew, with a TPM policy by which a --pcr has the value that it has now
 
 The TPM and the agent keep their keys over all but replace-tpm, reimage and what is done to TPMs; after the latter the registrar may refuse the agent, which is told; a payload goes with the machine's memory. keylab returns when it is done:
 after start and restart-agent when the agent is registered and reachable, after reactivate and enrol when the verifier had a good quote.`,
@@ -80,7 +83,7 @@ after start and restart-agent when the agent is registered and reachable, after 
 		},
 	}
 	f.add(c)
-	c.Flags().StringVar(&pcr, "pcr", "", "of pcr-extend: which one, 0 to 23")
+	c.Flags().StringVar(&pcr, "pcr", "", "of pcr-extend and policy-tpm: which one, 0 to 23")
 	return c
 }
 

@@ -12,7 +12,7 @@ type Action struct {
 	Kind  string `json:"kind"` // one of Actions
 	Node  string `json:"node"`
 	Other string `json:"other,omitempty"` // the second node, of those kinds that take two
-	PCR   *int   `json:"pcr,omitempty"`   // of ActionExtendPCR, 0 to 23
+	PCR   *int   `json:"pcr,omitempty"`   // of ActionExtendPCR and ActionTPMPolicy, 0 to 23
 }
 
 // What can be done to a node.
@@ -34,16 +34,23 @@ const (
 	ActionResetTPM  = "tpm-reset"  // TPM2_Clear and a reboot: the EK stays, all other keys are lost
 	ActionSwapTPMs  = "tpm-swap"   // two machines exchange their TPMs
 	ActionCloneTPM  = "tpm-clone"  // the other node gets a copy of the node's TPM in place of its own
+
+	ActionRuntimePolicy = "policy-runtime" // the verifier gets a runtime policy with all files that the node has measured
+	ActionBootPolicy    = "policy-boot"    // the verifier gets the reference state of the firmware that the node has now
+	ActionTPMPolicy     = "policy-tpm"     // the node is enrolled anew, with the value that a PCR has now
 )
 
 // Actions are all kinds of Action.
 var Actions = []string{
 	ActionStop, ActionStart, ActionReboot, ActionCrash, ActionReplaceTPM, ActionReactivate, ActionEnrol, ActionForget, ActionRestartAgent, ActionReimage,
-	ActionExtendPCR, ActionResetTPM, ActionSwapTPMs, ActionCloneTPM,
+	ActionExtendPCR, ActionResetTPM, ActionSwapTPMs, ActionCloneTPM, ActionRuntimePolicy, ActionBootPolicy, ActionTPMPolicy,
 }
 
 // TwoNodes tells whether an action is done to two nodes.
 func TwoNodes(kind string) bool { return kind == ActionSwapTPMs || kind == ActionCloneTPM }
+
+// AboutPCR tells whether an action needs a PCR.
+func AboutPCR(kind string) bool { return kind == ActionExtendPCR || kind == ActionTPMPolicy }
 
 // PCRs is how many PCRs a TPM has in each bank.
 const PCRs = 24
@@ -57,9 +64,9 @@ func (a Action) Check() error {
 		return fmt.Errorf("%s needs two different nodes", a.Kind)
 	case !TwoNodes(a.Kind) && a.Other != "":
 		return fmt.Errorf("%s is done to one node, not to %s and %s", a.Kind, a.Node, a.Other)
-	case a.Kind == ActionExtendPCR && a.PCR == nil:
+	case AboutPCR(a.Kind) && a.PCR == nil:
 		return fmt.Errorf("%s needs a PCR, 0 to %d", a.Kind, PCRs-1)
-	case a.Kind != ActionExtendPCR && a.PCR != nil:
+	case !AboutPCR(a.Kind) && a.PCR != nil:
 		return fmt.Errorf("%s is about no PCR", a.Kind)
 	case a.PCR != nil && (*a.PCR < 0 || *a.PCR >= PCRs):
 		return fmt.Errorf("there is no PCR %d; there are 0 to %d", *a.PCR, PCRs-1)

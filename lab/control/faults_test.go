@@ -71,7 +71,7 @@ func TestActionsCheck(t *testing.T) {
 		if control.TwoNodes(kind) {
 			a.Other = "b"
 		}
-		if kind == control.ActionExtendPCR {
+		if control.AboutPCR(kind) {
 			a.PCR, _ = control.ParsePCR("15")
 		}
 		if err := a.Check(); err != nil {

@@ -62,6 +62,8 @@ func Act[N any](ctx context.Context, m Machines[N], a control.Action) (string, e
 	switch {
 	case a.Kind == control.ActionExtendPCR:
 		done, err = extendPCR(ctx, m, n, a)
+	case a.Kind == control.ActionRuntimePolicy || a.Kind == control.ActionBootPolicy || a.Kind == control.ActionTPMPolicy:
+		done, err = changePolicy(ctx, m, n, a)
 	case a.Kind == control.ActionResetTPM || a.Kind == control.ActionReimage || control.TwoNodes(a.Kind):
 		done, err = takeApart(ctx, m, n, a)
 	default:

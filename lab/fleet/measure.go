@@ -86,24 +86,32 @@ func MakePolicies(ctx context.Context, dir state.Dir, c *keylime.Configured, p p
 		if n.IMA == nil {
 			continue
 		}
-		policy := runtimePolicy(dir, n)
-		if _, err := os.Stat(policy); err == nil {
-			continue // of a node with the same files
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("the runtime policy of %s: %w", n.Name, err)
-		}
-		list := filepath.Join(dir.Policies(), policyName(n)+".txt")
-		if err := atomicfile.Write(list, []byte(allowList(n)), 0o600); err != nil {
+		if err := makePolicy(ctx, dir, c, n); err != nil {
 			return err
 		}
-		cmd := c.Tool("keylime-policy", "create", "runtime", "--allowlist", list, "--output", policy).Exec(ctx)
-		out, err := cmd.CombinedOutput()
-		if err == nil {
-			_, err = os.Stat(policy)
-		}
-		if err != nil {
-			return fmt.Errorf("make the runtime policy of %s (%s): %w\n%s", n.Name, strings.Join(cmd.Args, " "), err, out)
-		}
+	}
+	return nil
+}
+
+// makePolicy has Keylime's own tool make the runtime policy of a node, unless there is one of the same files.
+func makePolicy(ctx context.Context, dir state.Dir, c *keylime.Configured, n plan.Node) error {
+	policy := runtimePolicy(dir, n)
+	if _, err := os.Stat(policy); err == nil {
+		return nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the runtime policy of %s: %w", n.Name, err)
+	}
+	list := filepath.Join(dir.Policies(), policyName(n)+".txt")
+	if err := atomicfile.Write(list, []byte(allowList(n)), 0o600); err != nil {
+		return err
+	}
+	cmd := c.Tool("keylime-policy", "create", "runtime", "--allowlist", list, "--output", policy).Exec(ctx)
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		_, err = os.Stat(policy)
+	}
+	if err != nil {
+		return fmt.Errorf("make the runtime policy of %s (%s): %w\n%s", n.Name, strings.Join(cmd.Args, " "), err, out)
 	}
 	return nil
 }
@@ -116,6 +124,13 @@ func runtimePolicy(dir state.Dir, n plan.Node) string {
 // they need to the request's TPM policy (process_policy in keylime/cli/policies.py). The reference state, which refState gives, is written now: it is that
 // of the firmware which the node has now.
 func AddPolicies(r *keylime.Request, dir state.Dir, n plan.Node, refState func() ([]byte, error)) error {
+	n, err := WithAllowed(dir, n)
+	if err != nil {
+		return err
+	}
+	if r.TPMPolicy, err = tpmPolicy(dir, n); err != nil {
+		return err
+	}
 	if n.IMA != nil {
 		r.RuntimePolicyFile = runtimePolicy(dir, n)
 	}

@@ -23,6 +23,7 @@ type machines struct{ l *Lab }
 var (
 	_ fleet.Machines[plan.Node]    = machines{}
 	_ fleet.PCRExtender[plan.Node] = machines{}
+	_ fleet.Policymaker[plan.Node] = machines{}
 )
 
 // Act does one thing to one node, and says what was done.

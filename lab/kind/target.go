@@ -111,6 +111,9 @@ func (t *target) Nodes() []verify.Node {
 	nodes := make([]verify.Node, len(t.plan.Nodes))
 	for i, n := range t.plan.Nodes {
 		known := t.l.node(n.Name)
+		if more, err := fleet.WithAllowed(t.l.dir, n); err == nil { // else the policy is not as it should be, which is said of it
+			n = more
+		}
 		v := verify.Node{Node: n, UUID: known.UUID, Hostname: known.Hostname, Enrolled: known.Enrolled}
 		v.AgentCertificate, _ = t.l.agentCertificate(n.Name) // nil: verify says so
 		v.TPM = func(ctx context.Context) (verify.TPMIdentity, error) {

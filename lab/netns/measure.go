@@ -33,6 +33,20 @@ func (n *node) request() (keylime.Request, error) {
 	return r, err
 }
 
+// Policies implements fleet.Policymaker.
+func (m machines) Policies(_ context.Context, n *node) (fleet.Policies, error) {
+	uuid, _ := n.identityNow()
+	return fleet.Policies{
+		Dir: m.s.dir, Node: n.Node, UUID: uuid, Tools: m.s.configured, Verifier: m.s.verifier,
+		Measured: func(ctx context.Context) (*control.IMAList, error) {
+			a, err := fleet.Measure(ctx, n.Node, n.measured, control.Measurement{Kind: control.ShowList, Node: n.Name})
+			return a.IMA, err
+		},
+		RefState: func(context.Context) ([]byte, error) { return n.measured.RefState() },
+		PCRs:     n.measured.PCRs,
+	}, nil
+}
+
 // serveLogs has a Go agent serve what the node measured.
 func (n *node) serveLogs(c *agent.Config) {
 	if n.IMA != nil {
@@ -91,7 +105,11 @@ func (s *supervisor) Measure(ctx context.Context, m control.Measurement) (a cont
 	if n.isOff() {
 		return a, fmt.Errorf("%s is off: `keylab node start %s` starts it", n.Name, n.Name)
 	}
-	a, err = fleet.Measure(ctx, n.Node, n.measured, m)
+	known, err := fleet.WithAllowed(s.dir, n.Node)
+	if err != nil {
+		return a, err
+	}
+	a, err = fleet.Measure(ctx, known, n.measured, m)
 	if err == nil && (m.Kind == control.TamperBoot || m.Kind == control.UpdateFirmware) {
 		var rebooted string
 		rebooted, err = fleet.Act(ctx, machines{s}, control.Action{Kind: control.ActionReboot, Node: n.Name})

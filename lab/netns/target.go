@@ -18,6 +18,7 @@ import (
 	"keylab.dev/keylab/lab/ask"
 	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/verify"
 	"keylab.dev/keylab/netlab"
@@ -54,6 +55,9 @@ func (n *node) facts() verify.Node {
 	v.IMAList = func(context.Context) (string, error) {
 		text, _, err := n.listFrom(0)
 		return text, err
+	}
+	if known, err := fleet.WithAllowed(n.s.dir, n.Node); err == nil { // else the policy is not as it should be, which is said of it
+		v.Node = known
 	}
 	v.Served = func(string) (int, error) { return 0, errNoAgent }
 	v.Arrived = func() (uint64, error) { return 0, errNoAgent }
