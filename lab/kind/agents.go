@@ -165,9 +165,13 @@ func (l *Lab) agentPods(ctx context.Context) (map[string]corev1.Pod, error) {
 	}
 	pods := map[string]corev1.Pod{}
 	for _, p := range list {
-		if p.DeletionTimestamp == nil {
-			pods[p.Spec.NodeName] = p
+		if p.DeletionTimestamp != nil {
+			continue
 		}
+		if _, ok := pods[p.Spec.NodeName]; ok && p.Status.Phase == corev1.PodFailed {
+			continue // its successor is there already
+		}
+		pods[p.Spec.NodeName] = p
 	}
 	return pods, nil
 }

@@ -34,7 +34,10 @@ func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 			Broke: "each hostname leads to the other node's agent", Mended: "each hostname leads to its own agent again", Told: "the verifier was told to ask them again",
 		},
 		control.FaultDeadAgent:    {Inflict: l.pauseAgent, Mend: l.resumeAgent, Broke: "the agent is frozen", Mended: "the agent runs again", Told: "the verifier was told to ask it again"},
-		control.FaultAgentKilled:  {Impossible: "the kubelet starts an agent that was killed again at once, which is agent-restart; dead-agent freezes it"},
+		control.FaultAgentKilled:  {
+			Inflict: l.killAgent, Mend: l.reviveAgent, Broke: "the agent is killed, and its node's kubelet stopped, which would start it again",
+			Mended: "the agent runs again", Told: "the verifier was told to ask it again",
+		},
 		control.FaultAgentRestart: {Inflict: l.restartAgent, Broke: "the agent was stopped and runs again; it has registered with the same keys"},
 		control.FaultPartition:    {Inflict: l.partition, Mend: l.heal, Broke: "the node is cut off", Mended: "the node is reached again", Told: "the verifier was told to ask its agent again"},
 		control.FaultLatency:      {Inflict: l.delay, Mend: l.undelay, Broke: "the node's packets are held up", Mended: "the node's packets are no longer held up", Told: "the verifier was told to ask its agent again"},

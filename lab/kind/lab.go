@@ -62,6 +62,7 @@ type nodeFacts struct {
 	Registered    bool             `json:"registered,omitempty"`
 	Enrolled      verify.Enrolment `json:"enrolled"`
 	Former        []string         `json:"former,omitempty"`    // UUIDs of TPMs that were replaced, which the verifier may still know
+	Killed        string           `json:"killed,omitempty"`    // the agent's container that was killed on purpose
 	Forgotten     bool             `json:"forgotten,omitempty"` // registrar and verifier were told to forget it, and its agent has not registered since
 }
 

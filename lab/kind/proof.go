@@ -82,18 +82,19 @@ func (t *target) AgentProcess(ctx context.Context, node string) (proof.Process, 
 	if err != nil {
 		return proof.Process{}, err
 	}
-	id, err := t.l.agentTask(ctx, n)
-	if err != nil {
+	if _, err := t.l.agentTask(ctx, n); err != nil {
 		return proof.Process{Detail: err.Error()}, nil
 	}
-	out, err := t.l.execOutput(ctx, n.KubernetesName, "ctr", "--namespace=k8s.io", "tasks", "list")
+	id, status, err := t.l.task(ctx, n)
 	if err != nil {
 		return proof.Process{}, err
 	}
-	status := taskStatus(out, id)
-	p := proof.Process{ID: id, Running: status == "RUNNING", Detail: "containerd says that its task is " + status}
-	if status == "PAUSED" { // the nearest to stopped that the kubelet lets be
+	p := proof.Process{ID: id, Running: status == taskRunning, Detail: "containerd says that its task is " + status}
+	switch {
+	case status == "PAUSED": // the nearest to stopped that the kubelet lets be
 		p.End = proof.EndStopped
+	case !p.Running && t.l.node(node).Killed == id:
+		p.End = proof.EndKilled
 	}
 	return p, nil
 }
