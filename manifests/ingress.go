@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"net/netip"
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -101,8 +102,14 @@ func (l Lab) ingressService() *corev1.Service {
 	return s
 }
 
-// LoadBalancer gives MetalLB its one address, announced on the cluster network (L2).
-func LoadBalancer(l Lab) []runtime.Object {
+// LoadBalancer gives MetalLB its one address, announced on the cluster network (L2), and others that it may give too.
+func LoadBalancer(l Lab, others ...netip.Addr) []runtime.Object {
+	addresses := []any{l.LoadBalancer.String() + "/32"}
+	for _, a := range others {
+		if a != l.LoadBalancer {
+			addresses = append(addresses, a.String()+"/32")
+		}
+	}
 	object := func(kind string, spec map[string]any) runtime.Object {
 		return &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "metallb.io/v1beta1", "kind": kind, "spec": spec,
@@ -110,7 +117,7 @@ func LoadBalancer(l Lab) []runtime.Object {
 		}}
 	}
 	return []runtime.Object{
-		object("IPAddressPool", map[string]any{"addresses": []any{l.LoadBalancer.String() + "/32"}}),
+		object("IPAddressPool", map[string]any{"addresses": addresses}),
 		object("L2Advertisement", map[string]any{"ipAddressPools": []any{"keylab"}}),
 	}
 }

@@ -33,7 +33,7 @@ func (l *Lab) objects() (manifests.Lab, error) {
 	k := l.planned.Kubernetes
 	m := manifests.Lab{
 		Name: l.planned.Lab, AgentNamespace: k.AgentNamespace, SystemNamespace: k.SystemNamespace, IngressClass: k.IngressClass,
-		LoadBalancer: l.planned.Keylime.Ingress.Addr(), KeylabImage: l.known().Image, ProxyImage: cmp.Or(l.images().Proxy, l.images().Tools),
+		LoadBalancer: l.plan().Keylime.Ingress.Addr(), KeylabImage: l.known().Image, ProxyImage: cmp.Or(l.images().Proxy, l.images().Tools),
 		Registrar: l.planned.Keylime.Registrar, APIServer: "https://" + net.JoinHostPort(k.ControlPlane, "6443"),
 		AgentAPI: keylime.AgentAPIVersions(l.planned.Keylime.Version), PodCIDR: k.PodCIDR, InstallCNI: !l.images().BuiltInCNI,
 	}
@@ -222,13 +222,19 @@ func (l *Lab) applyIngress(ctx context.Context) error {
 	if err := l.awaitPods(ctx, "the ingress", m.SystemNamespace, ingressSelector, 1); err != nil {
 		return err
 	}
+	return l.awaitIngress(ctx)
+}
+
+// awaitIngress waits until the load balancer's address answers from the services network.
+func (l *Lab) awaitIngress(ctx context.Context) error {
+	to := l.plan().Keylime.Ingress.String()
 	// An attempt from before the address is announced learns late of that: it is given up and made again, at first after half a second.
 	patience := 500 * time.Millisecond
-	return fleet.Await(ctx, l.planned.Keylime.Ingress.String()+" to answer from the services network", func(ctx context.Context) (string, error) {
+	return fleet.Await(ctx, to+" to answer from the services network", func(ctx context.Context) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		patience = min(patience*3/2, 10*time.Second) // on a slow machine it may be short
-		c, err := l.dialFrom(plan.DNS)(ctx, "tcp", l.planned.Keylime.Ingress.String())
+		c, err := l.dialFrom(plan.DNS)(ctx, "tcp", to)
 		if err != nil {
 			return "", err
 		}

@@ -33,8 +33,8 @@ func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 			Inflict: l.swapRoutes, Mend: l.unswapRoutes,
 			Broke: "each hostname leads to the other node's agent", Mended: "each hostname leads to its own agent again", Told: "the verifier was told to ask them again",
 		},
-		control.FaultDeadAgent:    {Inflict: l.pauseAgent, Mend: l.resumeAgent, Broke: "the agent is frozen", Mended: "the agent runs again", Told: "the verifier was told to ask it again"},
-		control.FaultAgentKilled:  {
+		control.FaultDeadAgent: {Inflict: l.pauseAgent, Mend: l.resumeAgent, Broke: "the agent is frozen", Mended: "the agent runs again", Told: "the verifier was told to ask it again"},
+		control.FaultAgentKilled: {
 			Inflict: l.killAgent, Mend: l.reviveAgent, Broke: "the agent is killed, and its node's kubelet stopped, which would start it again",
 			Mended: "the agent runs again", Told: "the verifier was told to ask it again",
 		},
@@ -49,7 +49,7 @@ func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 		control.FaultUnknownName:    {Inflict: l.forgetName, Mend: l.knowName, Broke: "the ingress does not know the node's hostname", Mended: "the ingress knows the node's hostname again", Told: "the verifier was told to ask its agent again"},
 		control.FaultIngressDown:    {Inflict: l.ingressDown, Mend: l.ingressUp, Broke: "the ingress is stopped", Mended: "the ingress runs again", Told: "the verifier was told to ask all agents again"},
 		control.FaultIngressRestart: {Inflict: l.ingressRestart, Broke: "the ingress was stopped and runs again, with the routes that it had"},
-		control.FaultMovedAddress:   {Impossible: "not yet on kind: use the substrate netns"},
+		control.FaultMovedAddress:   {Inflict: l.moveIngress, Mend: l.moveIngress, Broke: "the load balancer has another address, which DNS and the router's rules know", Mended: "the load balancer has the address that it had"},
 		control.FaultDNSFailure:     {Inflict: l.failDNS, Mend: l.mendDNS, Broke: "the services' DNS server fails", Mended: "the services' DNS server answers again", Told: "the verifier was told to ask all agents again"},
 		control.FaultServiceDown:    {Inflict: l.serviceDown, Mend: l.serviceUp, Broke: "the %s is stopped", Mended: "the %s runs again, with the database that it had"},
 		control.FaultServiceKilled:  {Inflict: l.serviceKilled, Mend: l.serviceUp, Broke: "the %s is killed", Mended: "the %s runs again, with the database that it had"},
@@ -64,7 +64,7 @@ func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 		why = "the ingress of class " + class + " is not keylab's own"
 	}
 	if why != "" {
-		for _, kind := range []string{control.FaultUnknownName, control.FaultIngressDown, control.FaultIngressRestart} {
+		for _, kind := range []string{control.FaultUnknownName, control.FaultIngressDown, control.FaultIngressRestart, control.FaultMovedAddress} {
 			all[kind] = of{Impossible: why}
 		}
 	}

@@ -50,6 +50,7 @@ type facts struct {
 	// BinaryImages are the images made of agents' programs, by path.
 	BinaryImages map[string]string     `json:"binary_images,omitempty"`
 	Addresses    map[string]netip.Addr `json:"addresses"`        // of the hosts that got one from Docker
+	Ingress      netip.Addr            `json:"ingress,omitzero"` // of the load balancer, where it was moved
 	Nodes        map[string]nodeFacts  `json:"nodes"`            // by name
 	Ready        time.Time             `json:"ready,omitzero"`   // when `up` had finished; zero: it never did
 	Started      time.Time             `json:"started,omitzero"` // when it began
@@ -109,11 +110,14 @@ func (l *Lab) Close() error {
 // resource is the name of one of the lab's containers, networks and volumes.
 func (l *Lab) resource(part string) string { return resource(l.planned.Lab, part) }
 
-// plan is the lab's plan with the addresses that its hosts really got.
+// plan is the lab's plan with the addresses that its hosts really got, and that the load balancer has now.
 func (l *Lab) plan() plan.Plan {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.planned.WithAddresses(l.facts.Addresses)
+	known := l.known()
+	p := l.planned.WithAddresses(known.Addresses)
+	if known.Ingress.IsValid() {
+		p = p.WithIngress(known.Ingress)
+	}
+	return p
 }
 
 func (l *Lab) images() images.Set { return l.known().Images }

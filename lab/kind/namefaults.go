@@ -3,7 +3,6 @@ package kind
 import (
 	"context"
 	"fmt"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -99,15 +98,7 @@ func (l *Lab) startIngress(ctx context.Context) error {
 			return err
 		}
 	}
-	return fleet.Await(ctx, l.planned.Keylime.Ingress.String()+" to answer from the services network", func(ctx context.Context) (string, error) {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		c, err := l.dialFrom(plan.DNS)(ctx, "tcp", l.planned.Keylime.Ingress.String())
-		if err != nil {
-			return "", err
-		}
-		return "", c.Close()
-	})
+	return l.awaitIngress(ctx)
 }
 
 func (l *Lab) scaleIngress(ctx context.Context, replicas int) error {

@@ -70,7 +70,7 @@ func (l *Lab) Status(ctx context.Context) (control.Status, error) {
 
 // component is one part of the lab that is not a node.
 func (l *Lab) component(ctx context.Context, containers map[string]container.Summary, name string) control.Component {
-	host, _ := l.planned.Host(name)
+	host, _ := l.plan().Host(name)
 	c := control.Component{Name: name, State: "running", Address: host.Address().String()}
 	if name == plan.Ingress {
 		if k, err := l.cluster(); err != nil {

@@ -39,10 +39,13 @@ func (p Plan) WithIngress(to netip.Addr) Plan {
 	return p
 }
 
-// SpareIngress is an address of the cluster network that no host has, for the ingress to move to: the next one after its own, from the network's first on
-// where there is none. The zero Addr: the network is full.
-func (p Plan) SpareIngress() netip.Addr {
+// SpareIngress is an address of the cluster network that no host has, nor anybody else (others), for the ingress to move to: the next one after its own, from
+// the network's first on where there is none. The zero Addr: the network is full.
+func (p Plan) SpareIngress(others ...netip.Addr) netip.Addr {
 	taken := map[netip.Addr]bool{}
+	for _, a := range others {
+		taken[a] = true
+	}
 	for _, h := range p.Hosts {
 		for _, i := range h.Interfaces {
 			taken[i.Address] = true

@@ -21,6 +21,9 @@ func TestIngressMoves(t *testing.T) {
 			t.Errorf("the spare address %s is that of %s", to, h.Name)
 		}
 	}
+	if another := p.SpareIngress(to); another == to || !another.IsValid() {
+		t.Errorf("the spare address is %s, which somebody else has", another)
+	}
 	moved := p.WithIngress(to)
 	tenant, _ := p.Host(plan.Tenant)
 	allows := func(p plan.Plan, a netip.Addr) bool {

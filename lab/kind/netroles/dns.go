@@ -65,6 +65,13 @@ func runDNS(ctx context.Context, c DNSConfig, socket string) error {
 		}
 		return "done", server.SetRecord(rec.Name, rec.Address)
 	}))
+	mux.HandleFunc("POST /wildcard", Answer(func(r *http.Request) (any, error) {
+		var address netip.Addr
+		if err := json.NewDecoder(r.Body).Decode(&address); err != nil {
+			return nil, fmt.Errorf("read the address: %w", err)
+		}
+		return "done", server.SetWildcard(address)
+	}))
 	mux.HandleFunc("POST /failure", Answer(func(r *http.Request) (any, error) {
 		var failure netlab.DNSFailure
 		if err := json.NewDecoder(r.Body).Decode(&failure); err != nil {
@@ -92,6 +99,11 @@ func (d *DNSClient) Queries(ctx context.Context) (counts map[string]uint64, err 
 // SetRecord gives a name another address.
 func (d *DNSClient) SetRecord(ctx context.Context, name string, address netip.Addr) error {
 	return d.c.Call(ctx, http.MethodPost, "/record", record{name, address}, nil)
+}
+
+// SetWildcard gives all names below the domain another address.
+func (d *DNSClient) SetWildcard(ctx context.Context, address netip.Addr) error {
+	return d.c.Call(ctx, http.MethodPost, "/wildcard", address, nil)
 }
 
 // SetFailure makes the server fail from now on, or answer again.

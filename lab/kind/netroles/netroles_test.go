@@ -141,3 +141,33 @@ func TestDNSCounts(t *testing.T) {
 		t.Errorf("the queries were counted as %v, error %v; want %v", q, err, want)
 	}
 }
+
+// All names below the domain get the address that a server is told, as when a load balancer moves.
+func TestDNSWildcard(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	l, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.MustParseAddrPort(l.LocalAddr().String())
+	l.Close()
+	socket := filepath.Join(t.TempDir(), "control.sock")
+	ended := make(chan error, 1)
+	zone := netlab.Zone{Origin: "lab.test", Domain: "agents.lab.test", Wildcard: netip.MustParseAddr("198.18.20.200")}
+	go func() { ended <- runDNS(ctx, DNSConfig{Zone: zone, Listen: at}, socket) }()
+	c := NewDNSClient(dialer(socket))
+	await(t, ended, func() error { _, err := c.Queries(ctx); return err })
+	for _, want := range []string{"198.18.20.201", "198.18.20.200"} {
+		if err := c.SetWildcard(ctx, netip.MustParseAddr(want)); err != nil {
+			t.Fatal(err)
+		}
+		r, err := dns.ExchangeContext(ctx, new(dns.Msg).SetQuestion("a.b.agents.lab.test.", dns.TypeA), at.String())
+		if err != nil || len(r.Answer) != 1 {
+			t.Fatalf("the answer is %v, %v", r, err)
+		}
+		if a, ok := r.Answer[0].(*dns.A); !ok || a.A.String() != want {
+			t.Errorf("the name leads to %v, want %s", r.Answer[0], want)
+		}
+	}
+}
