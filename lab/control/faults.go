@@ -237,7 +237,7 @@ type Mark struct {
 	Arrivals     map[string]uint64 `json:"arrivals,omitempty"`     // new connections at each agent's port, by node
 	DNS          map[string]uint64 `json:"dns,omitempty"`          // answers, by code
 	Attestations map[string]int    `json:"attestations,omitempty"` // the verifier's attestation_count, by node
-	Logs         map[string]int64  `json:"logs,omitempty"`         // bytes, by service
+	Logs         map[string]int64  `json:"logs,omitempty"`         // where they end, by service; in bytes or in time, as the substrate counts
 	Processes    map[string]string `json:"processes,omitempty"`    // which process it was, by component or by the agent's node: another one after each start
 }
 

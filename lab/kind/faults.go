@@ -53,7 +53,7 @@ func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 		control.FaultDNSFailure:     {Inflict: l.failDNS, Mend: l.mendDNS, Broke: "the services' DNS server fails", Mended: "the services' DNS server answers again", Told: "the verifier was told to ask all agents again"},
 		control.FaultServiceDown:    {Inflict: l.serviceDown, Mend: l.serviceUp, Broke: "the %s is stopped", Mended: "the %s runs again, with the database that it had"},
 		control.FaultServiceKilled:  {Inflict: l.serviceKilled, Mend: l.serviceUp, Broke: "the %s is killed", Mended: "the %s runs again, with the database that it had"},
-		control.FaultDatabaseFull:   {Impossible: "its services have their databases on Docker's disk, which is everybody's"},
+		control.FaultDatabaseFull:   {Inflict: l.fillDisk, Mend: l.freeDisk, Broke: "the disk of the %s is full", Mended: "the disk of the %s has room again", Told: "the verifier was told to ask all agents again"},
 		control.FaultServiceRestart: {Inflict: l.serviceRestart, Broke: "the %s was stopped and runs again, with the database that it had"},
 	}
 	why := ""

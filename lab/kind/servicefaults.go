@@ -39,21 +39,26 @@ func (l *Lab) serviceKilled(ctx context.Context, f fault) error {
 
 // serviceUp starts a service's container again; the database is in its volume.
 func (l *Lab) serviceUp(ctx context.Context, f fault) error {
-	configured, err := l.keylime()
+	_, command, err := l.serviceCommand(f.Component)
 	if err != nil {
 		return err
-	}
-	var command keylime.Command
-	switch f.Component {
-	case plan.Registrar:
-		command = configured.Registrar()
-	case plan.Verifier:
-		command = configured.Verifier()
 	}
 	if err := l.docker.ContainerStart(ctx, l.resource(f.Component), container.StartOptions{}); err != nil {
 		return fmt.Errorf("start the %s: %w", f.Component, explained(err))
 	}
 	return l.awaitService(ctx, f.Component, command)
+}
+
+// serviceCommand is what a service's container runs, and the image that it is made of.
+func (l *Lab) serviceCommand(component string) (image string, command keylime.Command, err error) {
+	configured, err := l.keylime()
+	if err != nil {
+		return "", command, err
+	}
+	if component == plan.Registrar {
+		return l.images().Registrar, configured.Registrar(), nil
+	}
+	return l.images().Verifier, configured.Verifier(), nil
 }
 
 func (l *Lab) serviceRestart(ctx context.Context, f fault) error {

@@ -59,6 +59,15 @@ func inContainer(env []string) []string {
 // keylimePart is a container that sees the services' configuration and certificates, under the same paths as this machine has them, and
 // may write to the working folder of one service.
 func (l *Lab) keylimePart(ctx context.Context, name, image string, c *keylime.Configured) (*part, error) {
+	volume, err := l.makeVolume(ctx, name, false)
+	if err != nil {
+		return nil, err
+	}
+	return l.keylimePartOn(volume, name, image, c)
+}
+
+// keylimePartOn is keylimePart whose working folder is in a certain volume.
+func (l *Lab) keylimePartOn(volume, name, image string, c *keylime.Configured) (*part, error) {
 	host, _ := l.planned.Host(name)
 	p := l.container(name, image, "pause")
 	p.networks = []attachment{{network: host.Interfaces[0].Network, address: host.Address(), mac: host.Interfaces[0].MAC}}
@@ -68,10 +77,6 @@ func (l *Lab) keylimePart(ctx context.Context, name, image string, c *keylime.Co
 	}
 	if err := os.WriteFile(resolver, []byte(netlab.ResolvConf(host.Resolver, l.planned.Lab+".test")), 0o644); err != nil {
 		return nil, fmt.Errorf("resolver configuration of %s: %w", name, err)
-	}
-	volume, err := l.makeVolume(ctx, name, false)
-	if err != nil {
-		return nil, err
 	}
 	p.bind(resolver, "/etc/resolv.conf", true)
 	p.bind(l.dir.PKI(), l.dir.PKI(), true)
@@ -96,12 +101,7 @@ func (l *Lab) startService(ctx context.Context, name, image string, command func
 	if err != nil {
 		return err
 	}
-	init := true
-	p.host.Init = &init
-	p.config.Entrypoint = c.Argv
-	// Docker's init then hands SIGTERM to the service's workers too: its main process ignores it, and ends when they have.
-	p.config.Env = append(inContainer(c.Env), "TINI_KILL_PROCESS_GROUP=1")
-	p.config.WorkingDir = c.Dir
+	p.runs(c)
 	databases, err := filepath.Glob(filepath.Join(configured.WorkDir(name), "*.sqlite"))
 	if err != nil {
 		return err
@@ -117,6 +117,16 @@ func (l *Lab) startService(ctx context.Context, name, image string, command func
 		return err
 	}
 	return l.awaitService(ctx, name, c)
+}
+
+// runs has the container run a service.
+func (p *part) runs(c keylime.Command) {
+	init := true
+	p.host.Init = &init
+	p.config.Entrypoint = c.Argv
+	// Docker's init then hands SIGTERM to the service's workers too: its main process ignores it, and ends when they have.
+	p.config.Env = append(inContainer(c.Env), "TINI_KILL_PROCESS_GROUP=1")
+	p.config.WorkingDir = c.Dir
 }
 
 // awaitService waits until a service answers on all its ports.

@@ -111,8 +111,8 @@ func (t target) DiskFree(_ context.Context, component string) (uint64, error) {
 	return st.Bavail * uint64(st.Bsize), nil
 }
 
-// LogSize implements proof.Disks.
-func (t target) LogSize(_ context.Context, component string) (int64, error) {
+// LogEnd implements proof.Disks.
+func (t target) LogEnd(_ context.Context, component string) (int64, error) {
 	info, err := os.Stat(t.s.dir.Log(component))
 	if err != nil {
 		return 0, fmt.Errorf("look at the log of the %s: %w", component, err)

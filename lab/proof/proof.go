@@ -152,8 +152,8 @@ func Mark(ctx context.Context, t Target) control.Mark {
 	if disks, ok := t.(Disks); ok {
 		for _, name := range []string{plan.Registrar, plan.Verifier} {
 			ask(func() (func(), error) {
-				size, err := disks.LogSize(ctx, name)
-				return func() { m.Logs[name] = size }, err
+				end, err := disks.LogEnd(ctx, name)
+				return func() { m.Logs[name] = end }, err
 			})
 		}
 	}

@@ -93,9 +93,9 @@ func servicePort(ctx context.Context, t Target, component string) (netlab.Outcom
 type Disks interface {
 	// DiskFree is how many bytes a service can still write.
 	DiskFree(ctx context.Context, component string) (uint64, error)
-	// LogSize is how long a service's log is, in bytes.
-	LogSize(ctx context.Context, component string) (int64, error)
-	// FindLog is the last line of a service's log, from a byte on, that has a text in it, and how many there are.
+	// LogEnd is where a service's log ends now, by whatever count the substrate has: bytes, or time.
+	LogEnd(ctx context.Context, component string) (int64, error)
+	// FindLog is the last line of a service's log, from such an end on, that has a text in it, and how many there are.
 	FindLog(ctx context.Context, component, text string, from int64) (line string, count int, err error)
 }
 
@@ -118,7 +118,7 @@ func databaseFull(ctx context.Context, t Target, f control.Fault, since control.
 	}
 	from, known := since.Logs[f.Component]
 	if !known {
-		return unseen("the mark does not have how long the log of the %s was", f.Component)
+		return unseen("the mark does not have where the log of the %s ended", f.Component)
 	}
 	line, count, err := disks.FindLog(ctx, f.Component, sqliteFull, from)
 	if err != nil {
