@@ -51,6 +51,9 @@ func TestLab(t *testing.T) {
 		l.run("fault", "dead-agent", "--lab", l.name, "node-1", "--clear")
 		l.passes()
 	})
+	t.Run("agent killed", func(t *testing.T) { agentKilled(l.on(t)) })
+	t.Run("load balancer moved", func(t *testing.T) { loadBalancerMoved(l.on(t)) })
+	t.Run("database full", func(t *testing.T) { databaseFull(l.on(t)) })
 	t.Run("node cut off", func(t *testing.T) {
 		l := l.on(t)
 		l.run("fault", "partition", "--lab", l.name, "node-1")
