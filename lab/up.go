@@ -2,18 +2,17 @@ package lab
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"time"
 
-	"keylab.dev/keylab/internal/atomicfile"
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/kind"
 	"keylab.dev/keylab/lab/netns"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/roster"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/state"
 	"keylab.dev/keylab/netlab"
@@ -83,7 +82,7 @@ func Up(ctx context.Context, s Spec, o UpOptions) (*Lab, error) {
 		return nil, err
 	}
 	defer socket.Close()
-	if err := checkIdentity(dir, p); err != nil {
+	if err := roster.Check(dir, p); err != nil {
 		return nil, err
 	}
 	if p.Kubernetes != nil {
@@ -184,21 +183,7 @@ func prepare(dir state.Dir, s Spec, p plan.Plan, payloads map[string][]byte) err
 	if err := writePayloads(dir, payloads); err != nil {
 		return err
 	}
-	written, err := spec.Marshal(withPayloadFiles(s, p))
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.Write(dir.Spec(), written, 0o600); err != nil {
-		return err
-	}
-	data, err := json.MarshalIndent(p, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode the plan: %w", err)
-	}
-	if err := atomicfile.Write(dir.Plan(), append(data, '\n'), 0o600); err != nil {
-		return err
-	}
-	return writeIdentity(dir, p)
+	return roster.Write(dir, withPayloadFiles(s, p), p)
 }
 
 // install puts Keylime in the cache where it is not there yet. Only this step needs the outside network.

@@ -80,6 +80,23 @@ func init() {
 		}}
 	}
 	for kind, a := range map[string]struct {
+		about string
+		then  func(c *cast, node string)
+	}{
+		control.ActionAdd:    {"have a node of that name join the running lab, and be attested", (*cast).join},
+		control.ActionRemove: {"have the node leave the running lab, and Keylime forget it", (*cast).leave},
+	} {
+		actions[kind] = action{about: a.about, minNodes: 1, maxNodes: many, do: func(ctx context.Context, r *runner, s Step) (string, error) {
+			return r.eachNode(s, func(node string) (string, error) {
+				done, err := r.lab.Act(ctx, control.Action{Kind: kind, Node: node})
+				if err == nil {
+					a.then(r.cast, node)
+				}
+				return done, err
+			})
+		}}
+	}
+	for kind, a := range map[string]struct {
 		about    string
 		required []string
 		options  []string

@@ -39,7 +39,7 @@ func (s *Scenario) check() []spec.Finding {
 	if len(s.Substrates) == 0 {
 		s.Substrates = []spec.Substrate{spec.SubstrateNetns, spec.SubstrateKind}
 	}
-	c := checker{scenario: s, found: found, ids: map[string]bool{"start": true, "now": true}}
+	c := checker{scenario: s, found: found, members: s.Lab.Nodes, ids: map[string]bool{"start": true, "now": true}}
 	for i, m := range s.Modes {
 		c.oneOf(fmt.Sprintf("modes[%d]", i), string(m), string(spec.ModePull), string(spec.ModePush))
 	}
@@ -88,6 +88,7 @@ func (s *Scenario) otherModes() (found []spec.Finding) {
 type checker struct {
 	scenario *Scenario
 	nodes    []string
+	members  spec.Nodes // with the nodes that joined and left by the steps so far
 	ids      map[string]bool
 	acted    bool // something was done, broken or mended
 	found    []spec.Finding
@@ -188,7 +189,33 @@ func (c *checker) known(path string, nodes []string, words ...string) {
 
 // joins tells whether some step adds the node to the lab.
 func (c *checker) joins(node string) bool {
-	return slices.ContainsFunc(c.scenario.Steps, func(s Step) bool { return s.Do == "add" && slices.Contains(s.Nodes, node) })
+	return slices.ContainsFunc(c.scenario.Steps, func(s Step) bool { return s.Do == control.ActionAdd && slices.Contains(s.Nodes, node) })
+}
+
+// changeMembers checks the names of nodes that join or leave, by those that the lab has then.
+func (c *checker) changeMembers(path string, s Step) {
+	for i, n := range s.Nodes {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		there := slices.ContainsFunc(c.members.All(), func(m spec.Node) bool { return m.Name == n })
+		switch {
+		case n == "any" || n == "all":
+			c.add(at, fmt.Sprintf("%s needs the names of nodes, not %s", s.Do, n), "")
+		case s.Do == control.ActionAdd && there:
+			c.add(at, fmt.Sprintf("the lab has a node %q then", n), "")
+		case s.Do == control.ActionAdd:
+			lab := c.scenario.Lab
+			c.members = c.members.With(spec.Node{Name: n})
+			lab.Nodes = c.members
+			var invalid *spec.InvalidError
+			if err := lab.Validate(); len(c.found) == 0 && errors.As(err, &invalid) {
+				c.add(at, fmt.Sprintf("%q cannot join: %s", n, invalid.Problems[0].Message), "")
+			}
+		case !there:
+			c.add(at, fmt.Sprintf("the lab has no node %q then", n), "")
+		default:
+			c.members = c.members.Without(n)
+		}
+	}
 }
 
 func (c *checker) fault(path string, f control.Fault) {
@@ -205,6 +232,9 @@ func (c *checker) action(path string, s Step) {
 	if !ok {
 		c.oneOf(path+".do", s.Do, slices.Sorted(maps.Keys(actions))...)
 		return
+	}
+	if control.AboutMembers(s.Do) {
+		c.changeMembers(path+".nodes", s)
 	}
 	if n := len(s.Nodes); n < a.minNodes || n > a.maxNodes {
 		c.add(path+".nodes", fmt.Sprintf("%s needs %s, not %d", s.Do, a.nodeWords(), n), "")
@@ -270,7 +300,7 @@ func (c *checker) condition(path string, w Condition) {
 	case stateful && w.State == "" && w.Detail == "" && w.Attestations == 0:
 		c.add(path, "says nothing of "+kind+": add state, detail or attestations", "")
 	case kind == "nodes" && w.State != "":
-		c.oneOf(path+".state", w.State, fleet.States...)
+		c.oneOf(path+".state", w.State, append(slices.Clone(fleet.States), stateGone)...)
 	case kind == "component" && w.State != "":
 		c.oneOf(path+".state", w.State, "running", "starting", "dead")
 	case kind == "verify" && w.Verify == "failed" && len(w.Fails) == 0:
@@ -296,7 +326,7 @@ func (c *checker) templates(path string, argv []string) {
 
 func (c *checker) template(at, text string) {
 	for _, m := range template.FindAllStringSubmatch(text, -1) {
-		if !slices.Contains(c.nodes, m[1]) && m[1] != "any" {
+		if !slices.Contains(c.nodes, m[1]) && m[1] != "any" && !c.joins(m[1]) {
 			c.add(at, fmt.Sprintf("%s: the lab has no node %q; it has %s", m[0], m[1], strings.Join(c.nodes, ", ")), "")
 		} else {
 			c.oneOf(at, m[2], "uuid", "hostname", "address")

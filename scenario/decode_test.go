@@ -77,6 +77,10 @@ func TestMistakes(t *testing.T) {
 		"id given twice":          {"steps: [{id: a, expect: {verify: passed}}, {id: a, expect: {verify: passed}}]", "steps[1].id", "id of a step before"},
 		"unknown template":        {"steps: [{expect: {run: ['${node-9.uuid}'], on: tenant}}]", "steps[0].expect.run[0]", `no node "node-9"`},
 		"template of nothing":     {"steps: [{expect: {run: ['${node-1.color}'], on: tenant}}]", "steps[0].expect.run[0]", "uuid, hostname, address"},
+		"add of a node it has":    {"steps: [{do: add, nodes: [node-1]}, {expect: {verify: passed}}]", "steps[0].nodes[0]", `the lab has a node "node-1" then`},
+		"add of any":              {"steps: [{do: add, nodes: [any]}, {expect: {verify: passed}}]", "steps[0].nodes[0]", "needs the names of nodes"},
+		"add of no name":          {"steps: [{do: add, nodes: [registrar]}, {expect: {verify: passed}}]", "steps[0].nodes[0]", `"registrar" cannot join: `},
+		"remove of one that left": {"steps: [{do: remove, nodes: [node-1]}, {do: remove, nodes: [node-1]}, {expect: {verify: passed}}]", "steps[1].nodes[0]", `no node "node-1" then`},
 		"a lab not for its mode":  {"modes: [pull, push]\nlab: {keylime: {quoteInterval: 500ms}}\nsteps: [{expect: {verify: passed}}]", "lab.keylime.quoteInterval", "in mode push"},
 		"a mistake in the lab":    {"lab: {nodes: 0}\nsteps: [{expect: {verify: passed}}]", "lab.nodes", "0 is too small"},
 	} {
@@ -127,5 +131,31 @@ func TestModes(t *testing.T) {
 	}
 	if len(s.Steps) != 3 {
 		t.Error("the scenario itself was changed")
+	}
+}
+
+// Nodes that join can be spoken of, and a node that left can come back.
+func TestMembers(t *testing.T) {
+	s, err := scenario.Decode("f.yaml", []byte(header+`lab: {nodes: 2}
+steps:
+  - {do: add, nodes: [node-3]}
+  - expect: {nodes: [all], attestations: 1}
+  - {do: remove, nodes: [node-1, node-3]}
+  - expect: {nodes: [all], attestations: 1}
+  - {do: add, nodes: [node-1]}
+  - expect: {run: [echo, "${node-3.uuid}"], on: node-1}
+  - expect: {nodes: [all], attestations: 1}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all [][]string
+	for _, step := range s.Cast(1) {
+		if step.Expect != nil && len(step.Expect.Nodes) > 0 {
+			all = append(all, step.Expect.Nodes)
+		}
+	}
+	if want := [][]string{{"node-1", "node-2", "node-3"}, {"node-2"}, {"node-2", "node-1"}}; !slices.EqualFunc(all, want, slices.Equal[[]string]) {
+		t.Errorf("all are %v, want %v", all, want)
 	}
 }

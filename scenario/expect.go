@@ -13,6 +13,9 @@ import (
 	"keylab.dev/keylab/report"
 )
 
+// stateGone is of a node that was there, and that the lab does not have any more.
+const stateGone = "gone"
+
 // judge says whether the history meets the condition, and by what evidence, or what it shows instead.
 func (w Condition) judge(v view, since time.Duration) (bool, string) {
 	switch {

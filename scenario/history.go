@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -70,6 +71,12 @@ func (h *history) observe(at time.Duration, s control.Status) {
 			h.note(report.Entry{At: at, Kind: report.EntryAttest, Node: n.Name, Count: h.counts[n.Name]})
 		}
 		h.nodes[n.Name] = n
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.nodes)) {
+		if !slices.ContainsFunc(s.Nodes, func(n control.Node) bool { return n.Name == name }) {
+			h.note(report.Entry{At: at, Kind: report.EntryState, Node: name, State: stateGone})
+			delete(h.nodes, name)
+		}
 	}
 	for _, c := range s.Components {
 		if was, known := h.parts[c.Name]; !known || was.State != c.State || was.Detail != c.Detail {
@@ -183,18 +190,28 @@ func (v view) attestations(node string, since time.Duration) []time.Duration {
 	return out
 }
 
-// gaps are how long each node went without a good attestation, from its first one on, until the end.
+// gaps are how long each node went without a good attestation, from its first one on, until the end, or until it left. Nodes that joined come last.
 func (h *history) gaps(nodes []string, end time.Duration) []report.Gap {
 	v, _ := h.view()
+	nodes = slices.Clone(nodes)
+	for _, e := range v.entries {
+		if e.Kind == report.EntryState && !slices.Contains(nodes, e.Node) {
+			nodes = append(nodes, e.Node)
+		}
+	}
 	var out []report.Gap
 	for _, n := range nodes {
 		g := report.Gap{Node: n}
 		times := v.attestations(n, 0)
 		g.Count = len(times)
+		left := slices.DeleteFunc(v.states(report.EntryState, n, 0), func(o observed) bool { return o.state != stateGone })
 		for i, at := range times {
 			next := end
 			if i+1 < len(times) {
 				next = times[i+1]
+			}
+			if j := slices.IndexFunc(left, func(o observed) bool { return o.at >= at }); j >= 0 {
+				next = min(next, left[j].at)
 			}
 			if next-at > g.Longest {
 				g.Longest, g.At = next-at, at

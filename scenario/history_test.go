@@ -94,6 +94,32 @@ func TestGaps(t *testing.T) {
 	}
 }
 
+// A node that left is gone, from when on it has no gap; one that joined has one from its first attestation on.
+func TestGone(t *testing.T) {
+	h := newHistory()
+	at := func(when time.Duration, nodes ...control.Node) { h.observe(when, control.Status{Nodes: nodes}) }
+	a, b := control.Node{Name: "a", State: "attested", AttestationCount: 1}, control.Node{Name: "b", State: "attested", AttestationCount: 1}
+	at(1*s, a)
+	at(2*s, a, b)
+	at(5*s, b)
+	v, _ := h.view()
+	if ok, word := (Condition{State: "gone"}).judgeNode(v, "a", 0); !ok || !strings.Contains(word, "at 5.0 s") {
+		t.Errorf("a: %v, %q", ok, word)
+	}
+	if ok, _ := (Condition{State: "gone"}).judgeNode(v, "b", 0); ok {
+		t.Error("b is gone too")
+	}
+	g := h.gaps([]string{"a"}, 9*s)
+	if len(g) != 2 || g[0].Longest != 4*s || g[1].Node != "b" || g[1].Longest != 7*s {
+		t.Errorf("%+v", g)
+	}
+	at(6*s, a, b)
+	v, _ = h.view()
+	if n := len(v.attestations("a", 5*s)); n != 1 {
+		t.Errorf("it came back, and was attested %d times", n)
+	}
+}
+
 // never looks at all that was seen since a time, and needs to have seen something.
 func TestNever(t *testing.T) {
 	r := &runner{history: observedAt(node("attested", 1), node("failed", 1), node("attested", 2))}

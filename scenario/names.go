@@ -60,6 +60,17 @@ func (c *cast) name(nodes []string) {
 	}
 }
 
+// join notes that the lab has one more node; leave that it has one less. What a step has in mind with a word for nodes changes with them.
+func (c *cast) join(node string) {
+	if !slices.Contains(c.nodes, node) {
+		c.nodes = append(slices.Clone(c.nodes), node)
+	}
+}
+
+func (c *cast) leave(node string) {
+	c.nodes = slices.DeleteFunc(slices.Clone(c.nodes), func(n string) bool { return n == node })
+}
+
 // step is the step with the nodes' names in place of the words for them.
 func (c *cast) step(s Step) Step {
 	s.Nodes = c.resolve(s.Nodes)

@@ -75,7 +75,7 @@ type Step struct {
 	Never *Condition `yaml:"never,omitempty"`
 	// Nothing is done for this long: how long a fault lasts, for instance.
 	Hold spec.Duration `yaml:"hold,omitempty" jsonschema:"minimum=1ms,maximum=1h"`
-	// The nodes of do, fault and mend: names, `any` (one, by the seed, the same in the whole run) or `all`.
+	// The nodes of do, fault and mend: names, `any` (one, by the seed, the same in the whole run) or `all` that the lab has then.
 	Nodes []string `yaml:"nodes,omitempty" jsonschema:"maxItems=500"`
 	// Of mend: do not tell the verifier, so that one sees whom it has given up.
 	Leave bool `yaml:"leave,omitempty"`
@@ -101,7 +101,7 @@ type Step struct {
 type Condition struct {
 	// The nodes, each of which must meet state, detail and attestations: names, `any`, `all`, or `others` (all that no step before has named).
 	Nodes []string `yaml:"nodes,omitempty" jsonschema:"maxItems=500"`
-	// A node's state, as `keylab status` shows it, or a component's. A node's attested means a good attestation that is new.
+	// A node's state, as `keylab status` shows it, or a component's. A node's attested means a good attestation that is new; gone is a node that left the lab.
 	State string `yaml:"state,omitempty" jsonschema:"maxLength=32"`
 	// A regular expression for what `keylab status` says beside the state: the verifier's failure event, or the tenant's refusal.
 	Detail string `yaml:"detail,omitempty" jsonschema:"maxLength=400"`

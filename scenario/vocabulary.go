@@ -72,6 +72,14 @@ func (s Scenario) Cast(seed uint64) []Step {
 		step = c.step(step)
 		if step.Expect == nil && step.Never == nil {
 			c.name(step.Nodes)
+			for _, n := range step.Nodes {
+				switch step.Do {
+				case control.ActionAdd:
+					c.join(n)
+				case control.ActionRemove:
+					c.leave(n)
+				}
+			}
 		}
 		out = append(out, step)
 	}

@@ -15,7 +15,7 @@ func newNode(s streams) *cobra.Command {
 	var pcr string
 	c := &cobra.Command{
 		Use:   "node ACTION NODE [OTHER]",
-		Short: "Stop, start, reboot or crash a node of a running lab, replace its TPM, or have it trusted again",
+		Short: "Stop, start, reboot or crash a node of a running lab, replace its TPM, have it trusted again, or change which nodes there are",
 		Long: `Does to a node of a running lab what its operator, or fate, could:
 
   stop           shut it down: agent and TPM end in order, and nobody answers for it
@@ -30,7 +30,13 @@ func newNode(s streams) *cobra.Command {
   tpm-swap       exchange its TPM with the one of the OTHER node
   tpm-clone      put a copy of its TPM into the OTHER node, in place of that one's own
 
-and what an operator of Keylime does about it:
+changes which nodes there are (substrate netns):
+
+  add            have one more node, as the lab's file describes nodes, join the running lab, and return when it is attested; without NODE it gets a name
+  remove         have verifier and registrar forget the node, and take it out of the lab. Its TPM and its disk are kept: added again under its name, it is
+                 the machine that it was
+
+and does what an operator of Keylime does about it:
 
   reactivate     have the verifier ask a node again that it had given up; in the push model that helps nobody who failed, but enrol does
   forget         have verifier and registrar forget the node
@@ -45,7 +51,8 @@ The TPM and the agent keep their keys over all but replace-tpm, reimage and what
 after start and restart-agent when the agent is registered and reachable, after reactivate and enrol when the verifier had a good quote.`,
 		Example: `  keylab node reboot node-1
   keylab node replace-tpm node-2 && keylab node enrol node-2
-  keylab node tpm-swap node-1 node-2`,
+  keylab node tpm-swap node-1 node-2
+  keylab node add && keylab verify`,
 		ValidArgsFunction: completeNode(&f),
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 && !slices.Contains(control.Actions, args[0]) {
@@ -54,10 +61,16 @@ after start and restart-agent when the agent is registered and reachable, after 
 			if len(args) > 0 && control.TwoNodes(args[0]) {
 				return cobra.ExactArgs(3)(c, args)
 			}
+			if len(args) == 1 && args[0] == control.ActionAdd {
+				return nil
+			}
 			return cobra.ExactArgs(2)(c, args)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			action := control.Action{Kind: args[0], Node: args[1]}
+			action := control.Action{Kind: args[0]}
+			if len(args) > 1 {
+				action.Node = args[1]
+			}
 			if len(args) > 2 {
 				action.Other = args[2]
 			}
@@ -67,18 +80,25 @@ after start and restart-agent when the agent is registered and reachable, after 
 					return usageError{err}
 				}
 			}
-			if err := action.Check(); err != nil {
-				return usageError{err}
-			}
 			l, err := f.open(nil)
 			if err != nil {
 				return err
+			}
+			if len(args) == 1 {
+				p, err := l.Planned()
+				if err != nil {
+					return explain(l, err)
+				}
+				action.Node = p.FreeNodeName()
+			}
+			if err := action.Check(); err != nil {
+				return usageError{err}
 			}
 			done, err := l.Act(c.Context(), action)
 			if err != nil {
 				return explain(l, err)
 			}
-			fmt.Fprintf(s.err, "%s: %s.\n", args[1], done)
+			fmt.Fprintf(s.err, "%s: %s.\n", action.Node, done)
 			return nil
 		},
 	}
@@ -93,7 +113,7 @@ func completeNode(f *labFlag) func(*cobra.Command, []string, string) ([]string, 
 		if len(args) == 0 {
 			return control.Actions, cobra.ShellCompDirectiveNoFileComp
 		}
-		if len(args) > 2 || len(args) > 1 && !control.TwoNodes(args[0]) {
+		if len(args) > 2 || args[0] == control.ActionAdd || len(args) > 1 && !control.TwoNodes(args[0]) {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		names, directive := completeNodes(f)(c, nil, "")

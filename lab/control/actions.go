@@ -30,6 +30,9 @@ const (
 
 	ActionReimage = "reimage" // the disk is lost and the machine installed anew: the TPM stays, what the agent kept is gone
 
+	ActionAdd    = "add"    // a node joins the running lab, and is attested
+	ActionRemove = "remove" // a node leaves it, and Keylime is told
+
 	ActionExtendPCR = "pcr-extend" // extend a PCR by something that no log has
 	ActionResetTPM  = "tpm-reset"  // TPM2_Clear and a reboot: the EK stays, all other keys are lost
 	ActionSwapTPMs  = "tpm-swap"   // two machines exchange their TPMs
@@ -43,7 +46,7 @@ const (
 // Actions are all kinds of Action.
 var Actions = []string{
 	ActionStop, ActionStart, ActionReboot, ActionCrash, ActionReplaceTPM, ActionReactivate, ActionEnrol, ActionForget, ActionRestartAgent, ActionReimage,
-	ActionExtendPCR, ActionResetTPM, ActionSwapTPMs, ActionCloneTPM, ActionRuntimePolicy, ActionBootPolicy, ActionTPMPolicy,
+	ActionAdd, ActionRemove, ActionExtendPCR, ActionResetTPM, ActionSwapTPMs, ActionCloneTPM, ActionRuntimePolicy, ActionBootPolicy, ActionTPMPolicy,
 }
 
 // TwoNodes tells whether an action is done to two nodes.
@@ -51,6 +54,9 @@ func TwoNodes(kind string) bool { return kind == ActionSwapTPMs || kind == Actio
 
 // AboutPCR tells whether an action needs a PCR.
 func AboutPCR(kind string) bool { return kind == ActionExtendPCR || kind == ActionTPMPolicy }
+
+// AboutMembers tells whether an action changes which nodes a lab has.
+func AboutMembers(kind string) bool { return kind == ActionAdd || kind == ActionRemove }
 
 // PCRs is how many PCRs a TPM has in each bank.
 const PCRs = 24
@@ -60,6 +66,8 @@ func (a Action) Check() error {
 	switch {
 	case !slices.Contains(Actions, a.Kind):
 		return fmt.Errorf("there is no action %q; there are %s", a.Kind, strings.Join(Actions, ", "))
+	case a.Node == "":
+		return fmt.Errorf("%s needs the name of a node", a.Kind)
 	case TwoNodes(a.Kind) && (a.Other == "" || a.Other == a.Node):
 		return fmt.Errorf("%s needs two different nodes", a.Kind)
 	case !TwoNodes(a.Kind) && a.Other != "":

@@ -43,6 +43,9 @@ type Machines[N any] interface {
 // actLimit is how long an action or a fault may take: what a lab waits for then does not come.
 const actLimit = 5 * time.Minute
 
+// Limited ends what waits in vain, for an action that a substrate carries out by itself.
+func Limited(ctx context.Context) (context.Context, context.CancelFunc) { return limited(ctx) }
+
 func limited(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, actLimit, fmt.Errorf("not done within %s", actLimit))
 }

@@ -83,23 +83,26 @@ func MakePolicies(ctx context.Context, dir state.Dir, c *keylime.Configured, p p
 		return fmt.Errorf("make the folder for policies: %w", err)
 	}
 	for _, n := range p.Nodes {
-		if n.IMA == nil {
-			continue
-		}
-		if err := makePolicy(ctx, dir, c, n); err != nil {
+		if err := MakePolicy(ctx, dir, c, n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// makePolicy has Keylime's own tool make the runtime policy of a node, unless there is one of the same files.
-func makePolicy(ctx context.Context, dir state.Dir, c *keylime.Configured, n plan.Node) error {
+// MakePolicy makes the runtime policy of one node that measures files, unless there is that of a node with the same ones.
+func MakePolicy(ctx context.Context, dir state.Dir, c *keylime.Configured, n plan.Node) error {
+	if n.IMA == nil {
+		return nil
+	}
 	policy := runtimePolicy(dir, n)
 	if _, err := os.Stat(policy); err == nil {
 		return nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("the runtime policy of %s: %w", n.Name, err)
+	}
+	if err := os.MkdirAll(dir.Policies(), 0o700); err != nil {
+		return fmt.Errorf("make the folder for policies: %w", err)
 	}
 	list := filepath.Join(dir.Policies(), policyName(n)+".txt")
 	if err := atomicfile.Write(list, []byte(allowList(n)), 0o600); err != nil {

@@ -98,7 +98,7 @@ func (p Policies) runtime(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encode what is allowed: %w", err)
 	}
-	if err := makePolicy(ctx, p.Dir, p.Tools, n); err != nil {
+	if err := MakePolicy(ctx, p.Dir, p.Tools, n); err != nil {
 		return "", err
 	}
 	policy, err := os.ReadFile(runtimePolicy(p.Dir, n))

@@ -61,7 +61,7 @@ func configuration(dir state.Dir, p plan.Plan, pki *keylime.PKI, installation *k
 		VerifierIP: k.Verifier.Addr().String(), VerifierPort: int(k.Verifier.Port()),
 		Mode: k.Mode, QuoteInterval: time.Duration(k.QuoteInterval),
 		TPMCertStore: dir.CertStore(), SkipEKCert: !k.RequireEKCert,
-		AcceptSigningAlgs: signingAlgorithms(p), AcceptHashAlgs: hashAlgorithms(p),
+		AcceptSigningAlgs: p.AcceptedSigning(), AcceptHashAlgs: p.AcceptedHashes(),
 		VerifierWorkers: k.VerifierWorkers, RegistrarWorkers: k.RegistrarWorkers,
 		Overrides: k.Options,
 	}
@@ -82,26 +82,6 @@ func notifiers(r *plan.Revocation) (names []string, webhook string) {
 		names, webhook = append(names, "webhook"), "https://"+r.Webhook.String()+"/revocations"
 	}
 	return names, webhook
-}
-
-// signingAlgorithms are those of the plan's AKs, beside Keylime's own defaults, which lack ECDSA.
-func signingAlgorithms(p plan.Plan) []string {
-	for _, n := range p.Nodes {
-		if n.Agent.AKAlgorithm == "ecdsa" {
-			return []string{"ecschnorr", "rsassa", "ecdsa"}
-		}
-	}
-	return nil
-}
-
-// hashAlgorithms are those of the plan's agents, beside Keylime's own defaults, which lack SHA-1.
-func hashAlgorithms(p plan.Plan) []string {
-	for _, n := range p.Nodes {
-		if n.Agent.HashAlgorithm == "sha1" {
-			return []string{"sha512", "sha384", "sha256", "sha1"}
-		}
-	}
-	return nil
 }
 
 func ips(addresses []netip.Addr) []net.IP {

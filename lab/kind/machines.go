@@ -31,6 +31,9 @@ func (l *Lab) Act(ctx context.Context, a control.Action) (string, error) {
 	if err := l.mustBeUp(); err != nil {
 		return "", err
 	}
+	if control.AboutMembers(a.Kind) {
+		return "", fmt.Errorf("%s %s: %w", a.Kind, a.Node, plan.ErrFixedWorkers)
+	}
 	return fleet.Act(ctx, machines{l}, a)
 }
 

@@ -88,7 +88,7 @@ func (n *node) withdraw() {
 // outdate notes that the node's TPM, which is about to be destroyed, may be known to registrar and verifier: unless another node has its like.
 func (n *node) outdate() {
 	uuid, _ := n.identityNow()
-	for _, other := range n.s.nodes {
+	for _, other := range n.s.allNodes() {
 		if same, _ := other.identityNow(); other != n && same == uuid {
 			return
 		}
@@ -121,7 +121,7 @@ func (n *node) unregistrable(ctx context.Context, err error) bool {
 
 // named tells whether another node that runs has the same hostname, by a copy of its TPM: who was there first keeps the name.
 func (s *supervisor) named(n *node, hostname string) bool {
-	for _, other := range s.nodes {
+	for _, other := range s.allNodes() {
 		if other == n {
 			continue
 		}

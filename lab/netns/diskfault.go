@@ -59,7 +59,7 @@ func (s *supervisor) freeDisk(ctx context.Context, f fault) error {
 	if err := os.Remove(filepath.Join(s.configured.WorkDir(f.Component), fillerName)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("make room on the disk of the %s: %w", f.Component, err)
 	}
-	return s.askAgain(ctx, f, s.nodes)
+	return s.askAgain(ctx, f, s.allNodes())
 }
 
 // mountDisk puts a tmpfs with a copy of all its files over a folder.

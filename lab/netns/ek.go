@@ -19,19 +19,18 @@ func (s *supervisor) EK(ctx context.Context, o control.EKOrder) (control.EKDone,
 		return control.EKDone{}, err
 	}
 	if o.Node != "" {
-		n, err := s.node(o.Node)
+		_, release, err := s.hold(o.Node)
 		if err != nil {
 			return control.EKDone{}, err
 		}
-		n.acting.Lock()
-		defer n.acting.Unlock()
+		defer release()
 	}
 	done, err := fleet.OrderEK(ctx, fleet.EKLab{Dir: s.dir, Authorities: s.cas, Registrar: s.registrar}, machines{s}, o)
 	s.log.Info("ek", "order", o.Kind, "ca", o.CA, "node", o.Node, "refused", done.Refused, "error", err)
 	return done, err
 }
 
-func (m machines) Nodes() []*node { return m.s.nodes }
+func (m machines) Nodes() []*node { return m.s.allNodes() }
 
 func (m machines) Planned(n *node) plan.Node { return n.Node }
 

@@ -25,22 +25,20 @@ func (s *supervisor) Act(ctx context.Context, a control.Action) (string, error) 
 	if err := s.mustBeUp(); err != nil {
 		return "", err
 	}
-	n, err := s.node(a.Node)
-	if err != nil {
-		return "", err
+	if control.AboutMembers(a.Kind) {
+		return s.changeMembers(ctx, a)
 	}
-	acting := []*node{n}
+	acting := []string{a.Node}
 	if a.Other != "" {
-		other, err := s.node(a.Other)
+		acting = append(acting, a.Other)
+	}
+	slices.Sort(acting) // so that nobody waits for the other
+	for _, name := range slices.Compact(acting) {
+		_, release, err := s.hold(name)
 		if err != nil {
 			return "", err
 		}
-		acting = append(acting, other)
-	}
-	slices.SortFunc(acting, func(a, b *node) int { return a.Number - b.Number }) // so that nobody waits for the other
-	for _, n := range slices.Compact(acting) {
-		n.acting.Lock()
-		defer n.acting.Unlock()
+		defer release()
 	}
 	done, err := fleet.Act(ctx, machines{s}, a)
 	s.log.Info("action", "kind", a.Kind, "node", a.Node, "other", a.Other, "error", err)

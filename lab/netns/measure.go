@@ -96,12 +96,11 @@ func (s *supervisor) Measure(ctx context.Context, m control.Measurement) (a cont
 	if err := s.mustBeUp(); err != nil {
 		return a, err
 	}
-	n, err := s.node(m.Node)
+	n, release, err := s.hold(m.Node)
 	if err != nil {
 		return a, err
 	}
-	n.acting.Lock()
-	defer n.acting.Unlock()
+	defer release()
 	if n.isOff() {
 		return a, fmt.Errorf("%s is off: `keylab node start %s` starts it", n.Name, n.Name)
 	}

@@ -58,22 +58,30 @@ func topologyOf(p plan.Plan) (netlab.Topology, error) {
 		t.Networks = append(t.Networks, netlab.Network{Name: n.Name, Prefix: n.Prefix})
 	}
 	for _, h := range p.Hosts {
-		// Every node speaks with these: fixed neighbour entries keep hundreds of nodes from filling the kernel's table.
-		hub := h.Name == plan.Ingress || h.Name == plan.Registrar || h.Name == plan.Verifier
-		host := netlab.Host{Name: h.Name, Forward: h.Forward, Hub: hub}
-		for _, i := range h.Interfaces {
-			mac, err := net.ParseMAC(i.MAC)
-			if err != nil {
-				return t, fmt.Errorf("MAC of %s: %w", h.Name, err)
-			}
-			host.Interfaces = append(host.Interfaces, netlab.Interface{Network: i.Network, Name: i.Name, Addresses: []netip.Addr{i.Address}, MAC: mac})
-		}
-		for _, r := range h.Routes {
-			host.Routes = append(host.Routes, netlab.Route{To: r.To, Via: r.Via})
+		host, err := hostOf(h)
+		if err != nil {
+			return t, err
 		}
 		t.Hosts = append(t.Hosts, host)
 	}
 	return t, nil
+}
+
+func hostOf(h plan.Host) (netlab.Host, error) {
+	// Every node speaks with these: fixed neighbour entries keep hundreds of nodes from filling the kernel's table.
+	hub := h.Name == plan.Ingress || h.Name == plan.Registrar || h.Name == plan.Verifier
+	host := netlab.Host{Name: h.Name, Forward: h.Forward, Hub: hub}
+	for _, i := range h.Interfaces {
+		mac, err := net.ParseMAC(i.MAC)
+		if err != nil {
+			return host, fmt.Errorf("MAC of %s: %w", h.Name, err)
+		}
+		host.Interfaces = append(host.Interfaces, netlab.Interface{Network: i.Network, Name: i.Name, Addresses: []netip.Addr{i.Address}, MAC: mac})
+	}
+	for _, r := range h.Routes {
+		host.Routes = append(host.Routes, netlab.Route{To: r.To, Via: r.Via})
+	}
+	return host, nil
 }
 
 // writeResolver writes the resolv.conf which the host's processes see.

@@ -64,6 +64,7 @@ type node struct {
 	booted      time.Time // when the machine was started last
 	secure      bool      // its tmpfs is mounted
 	off         bool      // the machine is switched off
+	gone        bool      // it has left the lab
 	// forgotten: registrar and verifier were told to forget it, and its agent has not registered since.
 	forgotten    bool
 	unregistered error             // why its agent, which was started again, could not register and was ended

@@ -16,7 +16,7 @@ import (
 
 // addNotice keeps a notice of the verifier's, as it came to the receiver or to a Go agent.
 func (s *supervisor) addNotice(n control.Notice) {
-	for _, node := range s.nodes {
+	for _, node := range s.allNodes() {
 		if uuid, former := node.identityNow(); n.Agent != "" && (uuid == n.Agent || slices.Contains(former, n.Agent)) {
 			n.Node = node.Name
 		}

@@ -67,7 +67,7 @@ func (s *supervisor) ingressUp(ctx context.Context, f fault) error {
 	if err := s.anotherIngress(ctx); err != nil {
 		return err
 	}
-	return s.askAgain(ctx, f, s.nodes)
+	return s.askAgain(ctx, f, s.allNodes())
 }
 
 func (s *supervisor) ingressRestart(ctx context.Context, f fault) error {
@@ -104,30 +104,39 @@ func (s *supervisor) startIngressAgain(ctx context.Context) error {
 	return s.ingress.ReplaceRoutes(old.Routes())
 }
 
-// planNow is the plan with the address that the load balancer has now.
+// planNow is the plan with the nodes that the lab has now, and the address that the load balancer has.
 func (s *supervisor) planNow() plan.Plan {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.ingressAt.IsValid() {
-		return s.plan
+		return s.members
 	}
-	return s.plan.WithIngress(s.ingressAt)
+	return s.members.WithIngress(s.ingressAt)
+}
+
+// memberPlan is the plan with the nodes that the lab has now, and the load balancer's address as it was planned.
+func (s *supervisor) memberPlan() plan.Plan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.members
 }
 
 // moveIngress gives the ingress another address, or the plan's again, as who renumbers a load balancer does: first the address, then the router's rules, then
 // the names. Connections under way end; the verifier asks again.
 func (s *supervisor) moveIngress(ctx context.Context, f fault) error {
-	now := s.planNow()
-	next := s.plan
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	now, members := s.planNow(), s.memberPlan()
+	next := members
 	if !f.Clear {
-		if now.Keylime.Ingress != s.plan.Keylime.Ingress {
+		if now.Keylime.Ingress != next.Keylime.Ingress {
 			return fmt.Errorf("the load balancer was moved already, to %s", now.Keylime.Ingress.Addr())
 		}
-		to := s.plan.SpareIngress()
+		to := members.SpareIngress()
 		if !to.IsValid() {
-			return fmt.Errorf("network %s has no address left to move to", s.plan.Network(plan.Cluster).Prefix)
+			return fmt.Errorf("network %s has no address left to move to", members.Network(plan.Cluster).Prefix)
 		}
-		next = s.plan.WithIngress(to)
+		next = members.WithIngress(to)
 	}
 	if now.Keylime.Ingress == next.Keylime.Ingress {
 		return nil
@@ -154,7 +163,7 @@ func (s *supervisor) moveIngress(ctx context.Context, f fault) error {
 	if err := s.router.SetRules(rulesOf(next)); err != nil {
 		return err
 	}
-	host := plan.Ingress + "." + s.plan.Lab + ".test"
+	host := members.HostName(plan.Ingress)
 	for _, d := range servers {
 		if err := errors.Join(d.SetWildcard(next.DNS.Wildcard), d.SetRecord(host, next.DNS.Records[host])); err != nil {
 			return err
@@ -210,7 +219,7 @@ func (s *supervisor) mendDNS(ctx context.Context, f fault) error {
 	if err := s.servicesDNS().SetFailure(netlab.DNSWell); err != nil {
 		return err
 	}
-	return s.askAgain(ctx, f, s.nodes)
+	return s.askAgain(ctx, f, s.allNodes())
 }
 
 // reactivate has the verifier ask the nodes again, where it had given them up.
@@ -230,9 +239,9 @@ func (s *supervisor) askAgain(ctx context.Context, f fault, nodes []*node) error
 	var enrolled []*node
 	for _, n := range nodes {
 		n.mu.Lock()
-		well := n.faultLocked() == nil
+		well := n.faultLocked() == nil && n.uuid != ""
 		n.mu.Unlock()
-		if well { // for one that is dead for another reason it would be in vain
+		if well { // for one that is dead for another reason, or only joins, it would be in vain
 			enrolled = append(enrolled, n)
 		}
 	}

@@ -25,7 +25,7 @@ func (s *supervisor) Status(ctx context.Context) (control.Status, error) {
 		status.Components = append(status.Components, c)
 	}
 	attested, attestedErr := s.verifierAgents(ctx)
-	for _, n := range s.nodes {
+	for _, n := range s.allNodes() {
 		ns := n.status(attested, attestedErr)
 		_, meant := n.RefusedOnPurpose(s.plan.Keylime.RequireEKCert)
 		well = well && (ns.State == fleet.StateAttested || ns.State == fleet.StateRefused && meant)

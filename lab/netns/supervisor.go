@@ -29,7 +29,7 @@ import (
 
 // supervisor is a running lab.
 type supervisor struct {
-	plan    plan.Plan
+	plan    plan.Plan // the lab as it was brought up; planNow has the nodes that it has now
 	dir     state.Dir
 	handoff Handoff
 	log     *slog.Logger
@@ -37,9 +37,10 @@ type supervisor struct {
 	started time.Time
 
 	network *netlab.Lab
-	nodes   []*node
 
 	mu            sync.Mutex
+	nodes         []*node   // replaced, never changed in place
+	members       plan.Plan // the plan with these nodes
 	state         control.LabState
 	router        *netlab.Router
 	dns           []*netlab.DNS
@@ -59,6 +60,7 @@ type supervisor struct {
 	unbridge      func() error
 	notices       fleet.Notices
 
+	changing  sync.Mutex    // one node joins or leaves at a time
 	verifying sync.Mutex    // one verify at a time: they count packets
 	crypto    chan struct{} // slots for steps that cost processor time
 	down      chan struct{}
@@ -94,6 +96,7 @@ func Supervise(lab string, args []string, files func(int) *os.File) error {
 		}
 		s.nodes = append(s.nodes, n)
 	}
+	s.members = s.plan
 	listener, err := control.Adopt(files(fileControl))
 	if err != nil {
 		return err
@@ -169,7 +172,9 @@ func (s *supervisor) live(ctx context.Context) error {
 	<-s.down
 	s.setPhase(control.Stopping)
 	s.log.Info("taking the lab down")
-	err = undo.Undo(context.Background())
+	s.changing.Lock() // until a node that was joining has been taken back
+	defer s.changing.Unlock()
+	err = errors.Join(s.endJoined(context.Background()), undo.Undo(context.Background()))
 	s.end(err)
 	return err
 }
@@ -231,14 +236,21 @@ func (s *supervisor) setPhase(p control.LabState) {
 	s.state = p
 }
 
+// allNodes are the nodes that the lab has now.
+func (s *supervisor) allNodes() []*node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nodes
+}
+
 // node finds a running node by name.
 func (s *supervisor) node(name string) (*node, error) {
-	for _, n := range s.nodes {
+	for _, n := range s.allNodes() {
 		if n.Name == name {
 			return n, nil
 		}
 	}
-	return nil, fmt.Errorf("the lab has no node %q; it has %s", name, s.plan.NodeNames())
+	return nil, fmt.Errorf("the lab has no node %q; it has %s", name, s.planNow().NodeNames())
 }
 
 func (s *supervisor) keep(c io.Closer) {

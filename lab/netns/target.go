@@ -37,8 +37,9 @@ func (t target) Verifier() *keylime.VerifierClient   { return t.s.verifier }
 func (t target) ClientTLS() *tls.Config              { return t.s.configured.PKI.ClientTLS() }
 
 func (t target) Nodes() []verify.Node {
-	nodes := make([]verify.Node, len(t.s.nodes))
-	for i, n := range t.s.nodes {
+	all := t.s.allNodes()
+	nodes := make([]verify.Node, len(all))
+	for i, n := range all {
 		nodes[i] = n.facts()
 	}
 	return nodes
@@ -154,7 +155,7 @@ func (t target) Ingress(context.Context) (verify.IngressCounts, error) {
 }
 
 func (t target) Resolve(ctx context.Context, from, name string) ([]netip.Addr, error) {
-	host := mustHost(t.s.plan, from)
+	host := mustHost(t.s.planNow(), from)
 	ns := t.s.network.Host(from)
 	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return ns.DialContext(ctx, network, join(host.Resolver, 53))
@@ -192,7 +193,7 @@ func (s *supervisor) Network(context.Context) (control.Network, error) {
 	}
 	rules, _ := router.Rules()
 	n := control.Network{Inspection: hosts, Rules: rules, Counters: counters, Ingress: ingress.Stats(), Routes: ingress.Routes(), Arrivals: map[string]uint64{}, DNS: map[string]uint64{}}
-	for _, node := range s.nodes {
+	for _, node := range s.allNodes() {
 		node.mu.Lock()
 		arrivals := node.arrivals
 		node.mu.Unlock()

@@ -58,27 +58,20 @@ func Make(s spec.Spec) (Plan, error) {
 		Options:      s.Keylime.Options,
 	}
 
+	var err error
 	next := offset(cluster, offsetNodes)
 	if s.Substrate == spec.SubstrateKind {
 		p.Kubernetes = kubernetes(s)
 		next = b.pool(s.Networks.Cluster.KindPool(), p.Kubernetes.ControlPlane, clusterDNS)
 	}
 	for i, n := range effectiveNodes(s) {
-		for b.taken[next] {
-			next = next.Next()
+		if next, err = b.node(n, i+1, next, clusterDNS); err != nil {
+			return Plan{}, err
 		}
-		if !cluster.Contains(next) || next == lastAddr(cluster) {
-			return Plan{}, fmt.Errorf("networks.cluster.cidr: %s has no address left for node %q, number %d", cluster, n.Name, i+1)
-		}
-		b.host(n.Name, Cluster, next, clusterDNS)
 		if p.Kubernetes != nil {
 			b.setPooled()
-			n.KubernetesName = workerName(p.Kubernetes.Cluster, i)
+			p.Nodes[i].KubernetesName = workerName(p.Kubernetes.Cluster, i)
 		}
-		n.Number, n.Address = i+1, next
-		n.Hostname = hostnamePattern(n.Agent.UUID, p.Domain)
-		p.EKCA.Stranger = p.EKCA.Stranger || n.EK.Stranger
-		p.Nodes = append(p.Nodes, n)
 	}
 	if p.MeasuresBoot() {
 		p.Keylime.Options = measurementOptions(p.Keylime.Options, s.MeasuredBoot.Policy)
@@ -90,7 +83,7 @@ func Make(s spec.Spec) (Plan, error) {
 	p.Rules = rules
 	p.DNS = Zone{Domain: p.Domain, Wildcard: ingress, Records: map[string]netip.Addr{}}
 	for _, h := range p.Hosts {
-		p.DNS.Records[h.Name+"."+s.Name+".test"] = h.Address()
+		p.DNS.Records[p.HostName(h.Name)] = h.Address()
 	}
 	p.Steps = steps(p)
 	return p, nil
@@ -145,6 +138,22 @@ func (b *builder) host(name, network string, a, resolver netip.Addr) {
 		Routes:     []Route{{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: offset(b.prefix(network), offsetRouter)}},
 		Resolver:   resolver,
 	})
+}
+
+// node plans a node, with the first address from that one on that nobody has, and returns that address.
+func (b *builder) node(n Node, number int, from, resolver netip.Addr) (netip.Addr, error) {
+	for b.taken[from] {
+		from = from.Next()
+	}
+	if !b.cluster.Contains(from) || from == lastAddr(b.cluster) {
+		return from, fmt.Errorf("networks.cluster.cidr: %s has no address left for node %q, number %d", b.cluster, n.Name, number)
+	}
+	b.host(n.Name, Cluster, from, resolver)
+	n.Number, n.Address = number, from
+	n.Hostname = hostnamePattern(n.Agent.UUID, b.plan.Domain)
+	b.plan.EKCA.Stranger = b.plan.EKCA.Stranger || n.EK.Stranger
+	b.plan.Nodes = append(b.plan.Nodes, n)
+	return from, nil
 }
 
 // certificates are those of the services: the CA's own first.

@@ -283,6 +283,9 @@ func (p Plan) Host(name string) (Host, bool) {
 	return Host{}, false
 }
 
+// HostName is the DNS name of one of the lab's hosts.
+func (p Plan) HostName(host string) string { return host + "." + p.Lab + ".test" }
+
 // Node finds a node by name.
 func (p Plan) Node(name string) (Node, bool) {
 	for _, n := range p.Nodes {

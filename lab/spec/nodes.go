@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -28,6 +29,22 @@ func (n Nodes) All() []Node {
 		}
 	}
 	return all
+}
+
+// With is the nodes and one more, which has a name. They stay a number as long as that says it all.
+func (n Nodes) With(node Node) Nodes {
+	if n.List == nil && reflect.DeepEqual(node, Node{Name: nodeName(n.Count)}) {
+		return Nodes{Count: n.Count + 1}
+	}
+	return Nodes{List: append(n.All(), node)}
+}
+
+// Without is the nodes but the one of that name.
+func (n Nodes) Without(name string) Nodes {
+	if n.List == nil && n.Count > 1 && name == nodeName(n.Count-1) {
+		return Nodes{Count: n.Count - 1}
+	}
+	return Nodes{List: slices.DeleteFunc(n.All(), func(x Node) bool { return x.Name == name })}
 }
 
 // MarshalYAML gives the nodes back in the shape in which they came.

@@ -1,8 +1,8 @@
 // Package state is where labs live on disk: one folder per lab, which outlives the running lab until `wipe`.
 //
 //	<base>/labs/<name>/
-//	    lab.yaml            the specification as the user gave it, completed by defaults
-//	    plan.json           the plan that was carried out last
+//	    lab.yaml            the specification as the user gave it, completed by defaults, with the nodes that the lab has now
+//	    plan.json           the plan that was carried out last, with these nodes
 //	    identity            what the TPMs and the EK CA were made from; another one needs another lab or a wipe
 //	    logs/               one file per component
 //	    ekca/, stranger/    the lab's EK CA and the CA that nobody trusts

@@ -18,7 +18,7 @@ func stateClass(state string) string {
 		return classWait
 	case "failed", "refused", "overdue", "tpm dead", "agent dead", "dead":
 		return classBad
-	case "off", "stopped":
+	case "off", "stopped", "gone":
 		return classOff
 	}
 	return classOther
@@ -29,6 +29,6 @@ var classWords = []struct{ class, words string }{
 	{classGood, "attested, running"},
 	{classWait, "on its way: starting, registered, enrolled"},
 	{classBad, "failed, refused, dead"},
-	{classOff, "off"},
+	{classOff, "off, gone"},
 	{classOther, "unknown"},
 }

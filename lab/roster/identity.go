@@ -1,4 +1,4 @@
-package lab
+package roster
 
 import (
 	"encoding/json"
@@ -47,8 +47,8 @@ func readIdentity(dir state.Dir) (identity, bool, error) {
 	return id, true, nil
 }
 
-// checkIdentity refuses a plan that wants other TPMs or another CA than the lab's folder holds.
-func checkIdentity(dir state.Dir, p plan.Plan) error {
+// Check refuses a plan that wants other TPMs or another CA than the lab's folder holds.
+func Check(dir state.Dir, p plan.Plan) error {
 	old, found, err := readIdentity(dir)
 	if err != nil || !found {
 		return err
@@ -69,8 +69,8 @@ func checkIdentity(dir state.Dir, p plan.Plan) error {
 	return fmt.Errorf("lab %q has a folder from an earlier run, in which %s was made from another specification: `keylab wipe %s` deletes it, or take another name", dir.Lab, what, dir.Lab)
 }
 
-// writeIdentity remembers the plan's TPMs beside those of nodes that are not in it now.
-func writeIdentity(dir state.Dir, p plan.Plan) error {
+// remember notes the plan's TPMs beside those of nodes that are not in it now.
+func remember(dir state.Dir, p plan.Plan) error {
 	id, _, err := readIdentity(dir)
 	if err != nil {
 		return err
@@ -81,7 +81,11 @@ func writeIdentity(dir state.Dir, p plan.Plan) error {
 			want.Nodes[name] = n
 		}
 	}
-	data, err := json.Marshal(want)
+	return write(dir, want)
+}
+
+func write(dir state.Dir, id identity) error {
+	data, err := json.Marshal(id)
 	if err != nil {
 		return fmt.Errorf("encode what the lab is made from: %w", err)
 	}
