@@ -51,10 +51,10 @@ func loadBalancerMoved(l *testLab) {
 // A verifier that can write nothing does not count any more; with room on its disk it goes on with what it had.
 func databaseFull(l *testLab) {
 	t := l.t
-	l.run("fault", "database-full", "--lab", l.name, "verifier")
+	l.run("fault", "database-full", "--lab", l.name, "--component", "verifier")
 	if f := failed(l.verify()); !slices.Contains(f, "attested node-1") || !slices.Contains(f, "attested node-2") {
 		t.Errorf("with the verifier's disk full these fail: %q", f)
 	}
-	l.run("fault", "database-full", "--lab", l.name, "verifier", "--clear")
+	l.run("fault", "database-full", "--lab", l.name, "--component", "verifier", "--clear")
 	l.passes()
 }

@@ -8,14 +8,17 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
 	"sigs.k8s.io/kind/pkg/cluster"
 	kindlog "sigs.k8s.io/kind/pkg/log"
 
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/manifests"
 )
@@ -29,13 +32,16 @@ func (l *Lab) Kubeconfig() string { return filepath.Join(l.dir.Path, "kubeconfig
 // clusterConfig is the cluster in kind's own terms.
 func (l *Lab) clusterConfig() (*v1alpha4.Cluster, error) {
 	k := l.planned.Kubernetes
-	program := v1alpha4.Mount{HostPath: l.program, ContainerPath: keylabPath, Readonly: true}
+	shared, err := l.nodeMounts()
+	if err != nil {
+		return nil, err
+	}
 	c := &v1alpha4.Cluster{
 		TypeMeta: v1alpha4.TypeMeta{APIVersion: "kind.x-k8s.io/v1alpha4", Kind: "Cluster"},
 		Networking: v1alpha4.Networking{
 			DisableDefaultCNI: !l.images().BuiltInCNI, PodSubnet: k.PodCIDR.String(), ServiceSubnet: k.ServiceCIDR.String(),
 		},
-		Nodes: []v1alpha4.Node{{Role: v1alpha4.ControlPlaneRole, ExtraMounts: []v1alpha4.Mount{program}}},
+		Nodes: []v1alpha4.Node{{Role: v1alpha4.ControlPlaneRole, ExtraMounts: shared}},
 		// Where the machine itself lacks CAP_SYS_RESOURCE, a container's oom_score_adj cannot be lowered.
 		ContainerdConfigPatches: []string{"[plugins.\"io.containerd.grpc.v1.cri\"]\n  restrict_oom_score_adj = true\n"},
 		KubeadmConfigPatches:    []string{briskControlPlane, briskKubelet},
@@ -46,7 +52,7 @@ func (l *Lab) clusterConfig() (*v1alpha4.Cluster, error) {
 		}
 		node := v1alpha4.Node{
 			Role: v1alpha4.WorkerRole, Labels: map[string]string{manifests.LabelNode: n.Name},
-			ExtraMounts: []v1alpha4.Mount{program, {HostPath: l.socketDir(n.Name), ContainerPath: nodeTPMDir}},
+			ExtraMounts: append(slices.Clone(shared), v1alpha4.Mount{HostPath: l.socketDir(n.Name), ContainerPath: nodeTPMDir}),
 		}
 		for key, value := range n.Labels {
 			node.Labels[key] = value
@@ -74,80 +80,159 @@ nodeStatusUpdateFrequency: 1s
 `
 )
 
-// createCluster has kind make the cluster, and gives every node keylab's image and, where the node image brings none, a network for pods.
-func (l *Lab) createCluster(ctx context.Context) error {
+// creation is kind at work.
+type creation struct {
+	provider *cluster.Provider
+	done     chan struct{} // closed when kind has come to its end
+	err      error         // how, once done is closed
+}
+
+// create has kind make the cluster, and does not wait for that. It cannot be told to stop: abandon ends it.
+func (l *Lab) create() (*creation, error) {
 	config, err := l.clusterConfig()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	log, err := l.logFile("kind")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer log.Close()
 	if err := os.Setenv(envKindNetwork, l.resource(plan.Cluster)); err != nil {
-		return err
+		return nil, errors.Join(err, log.Close())
 	}
-	provider := cluster.NewProvider(cluster.ProviderWithDocker(), cluster.ProviderWithLogger(newKindLogger(log)))
-	created := make(chan error, 1)
+	c := &creation{provider: cluster.NewProvider(cluster.ProviderWithDocker(), cluster.ProviderWithLogger(newKindLogger(log))), done: make(chan struct{})}
 	go func() {
-		created <- provider.Create(l.planned.Kubernetes.Cluster,
+		defer close(c.done)
+		defer log.Close()
+		c.err = c.provider.Create(l.planned.Kubernetes.Cluster,
 			cluster.CreateWithV1Alpha4Config(config), cluster.CreateWithNodeImage(l.images().Node),
 			cluster.CreateWithKubeconfigPath(l.Kubeconfig()), cluster.CreateWithRetain(true),
 			cluster.CreateWithDisplayUsage(false), cluster.CreateWithDisplaySalutation(false))
 	}()
-	// Images are loaded while kubeadm has the workers wait for the control plane.
-	loaded := make(chan error, 1)
-	loading, stop := context.WithCancel(ctx)
-	defer stop()
-	go func() { loaded <- l.loadImages(loading, provider) }()
-	select {
-	case err = <-created:
-	case <-ctx.Done():
-		why := ""
-		if errors.As(context.Cause(ctx), new(*lateError)) { // else it is no fault of the nodes
-			why = "\n" + l.whyNoCluster(context.WithoutCancel(ctx)) // while they are there
-		}
-		stop()
-		err = errors.Join(context.Cause(ctx), l.abandonCluster(created))
-		<-loaded
-		return fmt.Errorf("kind had not made the cluster: %w%s", err, why)
-	}
-	if err != nil {
-		stop()
-		<-loaded
-		return fmt.Errorf("kind: %w\n%s", withOutput(err), l.whyNoCluster(context.WithoutCancel(ctx)))
-	}
-	if err := os.Chmod(l.Kubeconfig(), 0o600); err != nil {
-		return fmt.Errorf("kind wrote no kubeconfig: %w", err)
-	}
-	if err := l.learnAddresses(ctx); err != nil {
-		return err
-	}
-	if err := <-loaded; err != nil {
-		return err
-	}
-	return l.applySystem(ctx)
+	return c, nil
 }
 
-// abandonCluster takes kind's nodes away under it until it gives up: it cannot be told to stop.
-func (l *Lab) abandonCluster(created <-chan error) error {
+// startCluster has kind begin the cluster, and gives the cluster what every node needs as soon as there is somebody to give it to: the workers, which
+// join later, find it there.
+func (u *up) startCluster(ctx context.Context) error {
+	c, err := u.create()
+	if err != nil {
+		return err
+	}
+	u.creation = c
+	answers := make(chan error, 1)
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { answers <- u.awaitAPI(waiting, c.provider) }()
+	select {
+	case err = <-answers:
+	case <-c.done:
+		if err = u.creationError(ctx, c); err == nil {
+			err = <-answers
+		}
+	}
+	if ctx.Err() != nil {
+		return u.abandoned(ctx, c)
+	}
+	if err != nil {
+		return err
+	}
+	if err := u.learnAddresses(ctx); err != nil {
+		return err
+	}
+	if err := u.applySystem(ctx); err != nil {
+		return err
+	}
+	return u.loadImages(ctx, c.provider)
+}
+
+// awaitCluster waits until all nodes have joined the cluster.
+func (u *up) awaitCluster(ctx context.Context) error {
+	c := u.creation
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		return u.abandoned(ctx, c)
+	}
+	if err := u.creationError(ctx, c); err != nil {
+		return err
+	}
+	if err := os.Chmod(u.Kubeconfig(), 0o600); err != nil {
+		return fmt.Errorf("kind wrote no kubeconfig: %w", err)
+	}
+	return nil
+}
+
+// creationError is how kind's work failed; nil where it did not.
+func (l *Lab) creationError(ctx context.Context, c *creation) error {
+	if c.err == nil {
+		return nil
+	}
+	return fmt.Errorf("kind: %w\n%s", withOutput(c.err), l.whyNoCluster(context.WithoutCancel(ctx)))
+}
+
+// abandoned ends kind's work, for which the time is over, and says why.
+func (l *Lab) abandoned(ctx context.Context, c *creation) error {
+	why := ""
+	if errors.As(context.Cause(ctx), new(*lateError)) { // else it is no fault of the nodes
+		why = "\n" + l.whyNoCluster(context.WithoutCancel(ctx)) // while they are there
+	}
+	err := errors.Join(context.Cause(ctx), l.abandon(c))
+	return fmt.Errorf("kind had not made the cluster: %w%s", err, why)
+}
+
+// abandon takes kind's nodes away under it until it gives up. Where it has come to its end nothing is done.
+func (l *Lab) abandon(c *creation) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
+		select {
+		case <-c.done:
+			return nil
+		default:
+		}
 		if err := l.removeNodes(ctx); err != nil {
 			return err
 		}
 		select {
-		case <-created:
+		case <-c.done:
 			return l.removeNodes(ctx)
 		case <-ctx.Done():
 			return errors.New("kind went on making nodes")
 		case <-tick.C:
 		}
 	}
+}
+
+// apiServer is where the control plane's API server listens on its own node.
+const apiServer = "127.0.0.1:6443"
+
+// awaitAPI waits until the control plane's API server answers its administrator, for whom it writes the lab's kubeconfig; kind does so only at its end.
+func (l *Lab) awaitAPI(ctx context.Context, provider *cluster.Provider) error {
+	node := l.planned.Kubernetes.ControlPlane
+	err := fleet.Await(ctx, "the API server of "+node+" to listen", func(ctx context.Context) (string, error) {
+		conn, err := l.dialFrom(node)(ctx, "tcp", apiServer)
+		if err != nil {
+			return "", err
+		}
+		return "", conn.Close()
+	})
+	if err != nil {
+		return err
+	}
+	if err := provider.ExportKubeConfig(l.planned.Kubernetes.Cluster, l.Kubeconfig(), false); err != nil {
+		return fmt.Errorf("write the lab's kubeconfig: %w", withOutput(err))
+	}
+	k, err := l.cluster()
+	if err != nil {
+		return err
+	}
+	return fleet.Await(ctx, "the API server of "+node+" to answer", func(ctx context.Context) (string, error) {
+		_, err := k.typed.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{}) // the kubelet of the control plane makes it
+		return "", err
+	})
 }
 
 func (l *Lab) workers() []string {

@@ -59,7 +59,7 @@ func (l *Lab) nodeTrouble(ctx context.Context, node string, unready bool) string
 			name, c.State.Status, c.State.ExitCode, l.containerTail(ctx, node))
 	}
 	// In the order in which they need one another: what the first of them says is the reason.
-	for _, unit := range []string{"containerd", "kubelet"} {
+	for _, unit := range []string{"containerd", unitImages, "kubelet"} {
 		out, err := l.execOutput(ctx, node, "systemctl", "show", unit, "--property=ActiveState,SubState,Result,ExecMainStatus,NRestarts")
 		if err != nil {
 			return fmt.Sprintf("%s: %v", name, err)

@@ -32,6 +32,7 @@ type up struct {
 	enroller *keylime.Enroller
 	tenant   io.WriteCloser // the tenant's log
 	imaged   chan struct{}  // closed when the images are there
+	creation *creation      // kind's work, once it has begun
 }
 
 // Up brings the lab of a plan up, and returns when the verifier has attested every node. It fails, and takes back what it did, when any
@@ -118,7 +119,8 @@ func (u *up) steps() []steps.Step {
 		plan.StepRegistrar:    u.startRegistrar,
 		plan.StepVerifier:     u.startVerifier,
 		plan.StepTenant:       u.startTenantAndEnroller,
-		plan.StepCluster:      u.createCluster,
+		plan.StepControlPlane: u.startCluster,
+		plan.StepCluster:      u.awaitCluster,
 		plan.StepNodes:        u.awaitNodes,
 		plan.StepLoadBalancer: u.applyLoadBalancer,
 		plan.StepIngress:      u.applyIngress,
@@ -146,6 +148,11 @@ func (u *up) steps() []steps.Step {
 // takeBack removes all that Docker has of the lab; of a lab that never was up, its TPMs too.
 func (u *up) takeBack(ctx context.Context) error {
 	u.closeLinks()
+	if u.creation != nil {
+		if err := u.abandon(u.creation); err != nil {
+			return err
+		}
+	}
 	err := remove(ctx, u.docker, u.planned.Lab, removal{volumes: u.First})
 	if u.First {
 		err = errors.Join(err, u.dir.Forget())

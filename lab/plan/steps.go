@@ -20,6 +20,7 @@ const (
 
 	// Of the substrate kind alone.
 	StepImages       = "images"
+	StepControlPlane = "control-plane"
 	StepCluster      = "cluster"
 	StepNodes        = "nodes"
 	StepLoadBalancer = "load-balancer"
@@ -81,14 +82,15 @@ func kindSteps(p Plan) []Step {
 		{StepRegistrar, services(StepNetwork), "Keylime registrar on " + p.Keylime.Registrar.String() + " and " + p.Keylime.RegistrarTLS.String()},
 		{StepVerifier, services(StepNetwork), "Keylime verifier on " + p.Keylime.Verifier.String()},
 		{StepTenant, append(services(StepNetwork), StepEKCA), "Keylime tenant, waiting to enrol"},
-		{StepCluster, []string{StepNetwork}, fmt.Sprintf("kind cluster %s: Kubernetes %s, %d workers", k.Cluster, k.Version, len(p.Nodes))},
+		{StepControlPlane, []string{StepNetwork}, fmt.Sprintf("kind begins the cluster %s: Kubernetes %s; its API server answers", k.Cluster, k.Version)},
+		{StepCluster, []string{StepControlPlane}, fmt.Sprintf("%d workers, which join it", len(p.Nodes))},
 		{StepNodes, []string{StepCluster}, "every node ready, and every worker with its TPM to give"},
 	}
 	enrolAfter := []string{StepTenant, StepVerifier}
 	if p.HasIngress() {
 		list = append(list,
-			Step{StepLoadBalancer, []string{StepCluster}, "MetalLB, with the address " + p.Keylime.Ingress.Addr().String()},
-			Step{StepIngress, []string{StepCluster, StepDNS}, "TLS SNI ingress, class " + k.IngressClass + ", on " + p.Keylime.Ingress.String()},
+			Step{StepLoadBalancer, []string{StepControlPlane}, "MetalLB, with the address " + p.Keylime.Ingress.Addr().String()},
+			Step{StepIngress, []string{StepControlPlane, StepDNS}, "TLS SNI ingress, class " + k.IngressClass + ", on " + p.Keylime.Ingress.String()},
 		)
 		enrolAfter = append(enrolAfter, StepIngress, StepLoadBalancer)
 	}
@@ -96,7 +98,7 @@ func kindSteps(p Plan) []Step {
 		list = append(list, Step{StepPolicies, []string{StepConfig}, "runtime policies, made by Keylime's own tool"})
 		enrolAfter = append(enrolAfter, StepPolicies)
 	}
-	agents := Step{StepAgents, []string{StepCluster}, "agents' DaemonSet, and a Service and an Ingress for each"}
+	agents := Step{StepAgents, []string{StepControlPlane}, "agents' DaemonSet, and a Service and an Ingress for each"}
 	for _, n := range p.Nodes {
 		tpm := NodeStep(StepTPM, n.Name)
 		list = append(list, Step{tpm, []string{StepEKCA, StepImages}, "swtpm container with an " + n.TPM.EKAlgorithm + " EK and its certificate"})

@@ -1,0 +1,127 @@
+package kind
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
+	"sigs.k8s.io/kind/pkg/cluster"
+	"sigs.k8s.io/kind/pkg/cluster/nodes"
+	"sigs.k8s.io/kind/pkg/cluster/nodeutils"
+
+	"keylab.dev/keylab/internal/atomicfile"
+)
+
+// unitImages is the service of a node that puts keylab's own image into its store.
+const unitImages = "keylab-images"
+
+// nodeImage is where a node finds the archive of keylab's own image.
+const nodeImage = "/var/lib/keylab/image.tar"
+
+// imagesUnit is that service. A node does it by itself, as soon as its containerd runs, while kind is still busy; the kubelet waits for it, which would otherwise
+// look for an image that is not there, and again only after ten seconds. kind restarts containerd once, and this with it.
+const imagesUnit = `[Unit]
+Description=keylab's own image for the node's pods
+After=containerd.service
+PartOf=containerd.service
+Before=kubelet.service
+ConditionPathExists=!/var/lib/keylab/image.imported
+StartLimitIntervalSec=0
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+Restart=on-failure
+RestartSec=500ms
+ExecStart=/bin/sh -c 'exec ctr --namespace=k8s.io images import --all-platforms --digests --snapshotter="$$(sed -n "s/^ *snapshotter = //p" /etc/containerd/config.toml | head -n1 | tr -cd a-z-)" ` + nodeImage + `'
+ExecStartPost=/bin/touch /var/lib/keylab/image.imported
+`
+
+// imagesDropIn has containerd bring it along.
+const imagesDropIn = "[Unit]\nWants=" + unitImages + ".service\n"
+
+// nodeMounts is what every node sees of this machine: keylab, its image, and the service that loads that.
+func (l *Lab) nodeMounts() ([]v1alpha4.Mount, error) {
+	mounts := []v1alpha4.Mount{
+		{HostPath: l.program, ContainerPath: keylabPath, Readonly: true},
+		{HostPath: l.imageArchive, ContainerPath: nodeImage, Readonly: true},
+	}
+	dir := filepath.Join(l.dir.Path, "containers")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of what the nodes see: %w", err)
+	}
+	for _, f := range []struct{ in, name, text string }{
+		{"/etc/systemd/system", unitImages + ".service", imagesUnit},
+		{"/etc/systemd/system/containerd.service.d", unitImages + ".conf", imagesDropIn},
+	} {
+		from := filepath.Join(dir, f.name)
+		if err := atomicfile.Write(from, []byte(f.text), 0o644); err != nil {
+			return nil, err
+		}
+		mounts = append(mounts, v1alpha4.Mount{HostPath: from, ContainerPath: f.in + "/" + f.name, Readonly: true})
+	}
+	return mounts, nil
+}
+
+// loadImages puts into every node the images, beside keylab's own, that its store lacks: of a node image from a registry, and of agents.
+func (l *Lab) loadImages(ctx context.Context, provider *cluster.Provider) error {
+	wanted := append([]string(nil), l.images().InCluster...)
+	for _, n := range l.planned.Nodes {
+		if name := l.agentImage(n.Agent).Image; name != l.known().Image {
+			wanted = append(wanted, name)
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	all, err := provider.ListInternalNodes(l.planned.Kubernetes.Cluster)
+	if err != nil {
+		return fmt.Errorf("list the cluster's nodes: %w", err)
+	}
+	for _, name := range unique(wanted) {
+		open := func() (io.ReadCloser, error) { return l.docker.ImageSave(ctx, []string{name}) }
+		if err := loadArchive(ctx, all, open); err != nil {
+			return fmt.Errorf("load image %s into the nodes: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// loadArchive loads one image into all nodes, two at a time: each unpacks it, which costs processor time.
+func loadArchive(ctx context.Context, all []nodes.Node, open func() (io.ReadCloser, error)) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(2)
+	for _, n := range all {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			r, err := open()
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			if err := nodeutils.LoadImageArchive(n, r); err != nil {
+				return fmt.Errorf("node %s: %w", n, withOutput(err))
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func unique(list []string) []string {
+	seen := map[string]bool{}
+	var out []string
+	for _, s := range list {
+		if !seen[s] {
+			seen[s] = true
+			out = append(out, s)
+		}
+	}
+	return out
+}
