@@ -13,6 +13,7 @@ import (
 	"keylab.dev/keylab/images"
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/kind"
+	"keylab.dev/keylab/lab/netns"
 	"keylab.dev/keylab/lab/netns/sandbox"
 	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/state"
@@ -36,6 +37,7 @@ func Doctor(ctx context.Context) []Finding {
 	return append(findings,
 		program("nsenter", "keylab exec, shell, tpm and tenant", "util-linux"),
 		program("tpm2_pcrread", "keylab tpm NODE -- tpm2_…", "tpm2-tools"),
+		faketime(),
 		program("nft", "a look at the router's rules by hand", "nftables"),
 		dockerFinding(ctx),
 		imageBuilding(),
@@ -72,6 +74,15 @@ func swtpm() Finding {
 		if tpmsim.Simulator().Available() == nil {
 			f.Detail += " (or use the simulator: keylab up --tpm-backend simulator)"
 		}
+	}
+	return f
+}
+
+// faketime looks for what gives a service a wrong clock.
+func faketime() Finding {
+	f := Finding{What: "libfaketime", OK: true, Optional: true, Detail: "found"}
+	if _, err := netns.Faketime(); err != nil {
+		f.OK, f.Detail, f.Fix = false, "not found; needed for the fault clock-skew", "sudo apt-get install libfaketime"
 	}
 	return f
 }

@@ -22,6 +22,7 @@ need() { # need PACKAGE CHECK...: the Debian (and Ubuntu) package, and a command
 }
 has() { command -v "$1"; }
 has_module() { "$python" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in sys.argv[1:]))' "$@"; }
+has_file() { compgen -G "$1"; }
 has_header() { echo "#include <$1>" | gcc -E -; }
 
 has_library() { ldconfig -p | grep -F "$1"; }
@@ -33,6 +34,7 @@ look() {
   [[ $level == go ]] && return
   need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
   need git has git
+  need libfaketime has_file '/usr/lib/*/faketime/libfaketimeMT.so.1' # for a service's wrong clock
   need iproute2 has ip
   need libefivar1 has_library libefivar.so.1 # for Keylime's verifier, where nodes measure their boot
   need make has make

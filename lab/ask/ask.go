@@ -116,5 +116,6 @@ func send(ctx context.Context, t verify.Target, r control.HTTPRequest, to netip.
 	if err != nil {
 		return control.HTTPAnswer{}, fmt.Errorf("status %d, and then: %w", resp.StatusCode, err)
 	}
-	return control.HTTPAnswer{Status: resp.StatusCode, Body: string(body)}, nil
+	date, _ := http.ParseTime(resp.Header.Get("Date")) // zero: it does not say
+	return control.HTTPAnswer{Status: resp.StatusCode, Body: string(body), Date: date}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"keylab.dev/keylab/lab/ask"
 	"keylab.dev/keylab/lab/control"
@@ -88,7 +89,7 @@ func TestHTTP(t *testing.T) {
 	} {
 		c.r.From = "tenant"
 		a, err := ask.HTTP(t.Context(), l, c.r)
-		if err != nil || a.Status != http.StatusTeapot || a.Body != c.want || a.Error != "" {
+		if err != nil || a.Status != http.StatusTeapot || a.Body != c.want || a.Error != "" || time.Since(a.Date) > time.Minute {
 			t.Errorf("%+v: %+v, %v; want %s", c.r, a, err, c.want)
 		}
 	}

@@ -45,6 +45,7 @@ type OptionType string
 // The types of options.
 const (
 	OptionDuration OptionType = "duration" // as Go has it: 200ms, 1.5s; not negative
+	OptionOffset   OptionType = "offset"   // a duration of ten seconds or more, ahead or (with a minus sign) behind
 	OptionPercent  OptionType = "percent"  // 0 to 100, with or without the sign
 	OptionChoice   OptionType = "choice"   // one of its values
 )
@@ -63,6 +64,7 @@ const (
 	FaultServiceKilled  = "service-killed"
 	FaultServiceRestart = "service-restart"
 	FaultDatabaseFull   = "database-full"
+	FaultClockSkew      = "clock-skew"
 	FaultLatency        = "latency"
 	FaultLoss           = "loss"
 	FaultDNSFailure     = "dns-failure"
@@ -108,6 +110,9 @@ var Faults = []FaultKind{
 	{Kind: FaultServiceDown, Components: services, About: "stop a service of Keylime's in order; mended, it has its database still"},
 	{Kind: FaultServiceKilled, Components: services, About: "kill a service of Keylime's (SIGKILL)"},
 	{Kind: FaultDatabaseFull, Components: services, About: "fill the disk that a service of Keylime's has its database on; the first time the service is restarted on a disk of its own"},
+	{Kind: FaultClockSkew, Components: services, About: "start a service of Keylime's again with a wrong clock", Options: []FaultOption{
+		{Name: "by", Type: OptionOffset, Default: "26h", About: "how far it is ahead, or behind with a minus sign"},
+	}},
 	{Kind: FaultServiceRestart, Components: services, Momentary: true, About: "stop a service of Keylime's and start it again"},
 }
 
@@ -207,6 +212,9 @@ func (f Fault) Percent(name string) float64 {
 	return p
 }
 
+// minOffset is the smallest offset of a clock that can be told from the time that a question takes.
+const minOffset = 10 * time.Second
+
 func (o FaultOption) check(value string) error {
 	switch o.Type {
 	case OptionChoice:
@@ -217,6 +225,11 @@ func (o FaultOption) check(value string) error {
 		d, err := time.ParseDuration(value)
 		if err != nil || d < 0 {
 			return fmt.Errorf("%q is no duration, such as 200ms or 1.5s", value)
+		}
+	case OptionOffset:
+		d, err := time.ParseDuration(value)
+		if err != nil || d.Abs() < minOffset {
+			return fmt.Errorf("%q is no offset of %s or more, such as 26h or -26h", value, minOffset)
 		}
 	case OptionPercent:
 		p, err := strconv.ParseFloat(strings.TrimSuffix(value, "%"), 64)

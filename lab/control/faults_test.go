@@ -52,6 +52,7 @@ func TestFaultOptions(t *testing.T) {
 		`option percent: "NaN" is no percentage`:                   {Kind: control.FaultLoss, Nodes: []string{"a"}, Options: map[string]string{"percent": "NaN"}},
 		`option answer: "no" is none of servfail, nothing`:         {Kind: control.FaultDNSFailure, Options: map[string]string{"answer": "no"}},
 		`to leave the verifier alone is a way to mend`:             {Kind: control.FaultDNSFailure, Leave: true},
+		`option by: "1s" is no offset of 10s or more`:              {Kind: control.FaultClockSkew, Component: "verifier", Options: map[string]string{"by": "1s"}},
 		`fault latency has no option "loss"; it has delay, jitter`: {Kind: control.FaultLatency, Nodes: []string{"a"}, Options: map[string]string{"loss": "1"}},
 	} {
 		if err := f.Check(); err == nil || !strings.Contains(err.Error(), want) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 )
 
 // HTTPRequest asks for one HTTP request that a host of the lab makes.
@@ -36,6 +37,8 @@ type HTTPAnswer struct {
 	Status int    `json:"status,omitempty"` // 0: there was no answer
 	Body   string `json:"body,omitempty"`   // its first 64 KiB
 	Error  string `json:"error,omitempty"`  // why there was no answer
+	// Date is what time it was for who answered.
+	Date time.Time `json:"date,omitzero"`
 }
 
 // Check tells what is wrong with a request, as far as that can be said without a lab.

@@ -43,6 +43,7 @@ func (s *supervisor) faults() map[string]fleet.Breakage[*node] {
 		control.FaultServiceDown:    {Inflict: s.serviceDown, Mend: s.serviceUp, Broke: "the %s is stopped", Mended: "the %s runs again, with the database that it had"},
 		control.FaultServiceKilled:  {Inflict: s.serviceKilled, Mend: s.serviceUp, Broke: "the %s is killed", Mended: "the %s runs again, with the database that it had"},
 		control.FaultDatabaseFull:   {Inflict: s.fillDisk, Mend: s.freeDisk, Broke: "the disk of the %s is full", Mended: "the disk of the %s has room again", Told: "the verifier was told to ask all agents again"},
+		control.FaultClockSkew:      {Inflict: s.skewClock, Mend: s.mendClock, Broke: "the %s was stopped and runs again, with a wrong clock", Mended: "the %s was stopped and runs again, with the right clock", Told: "the verifier was told to ask all agents again"},
 		control.FaultServiceRestart: {Inflict: s.serviceRestart, Broke: "the %s was stopped and runs again, with the database that it had"},
 	}
 	if s.plan.Keylime.Push() {

@@ -55,6 +55,17 @@ func (s *supervisor) startVerifier(ctx context.Context) error {
 
 // startService starts one of Keylime's services on the host of its name, and waits until it answers.
 func (s *supervisor) startService(ctx context.Context, host string, c keylime.Command) error {
+	ready := func(ctx context.Context) error { return c.Ready(ctx, s.dialFrom(plan.Tenant)) }
+	s.mu.Lock()
+	skew := s.skew[host]
+	s.mu.Unlock()
+	if skew != 0 {
+		var err error
+		if c, err = skewed(c, skew); err != nil {
+			return err
+		}
+		ready = s.awaitHandshake(host)
+	}
 	p, err := startProcess(s.plan.Lab, host, c, s.dir.Log(host))
 	if err != nil {
 		return err
@@ -62,7 +73,7 @@ func (s *supervisor) startService(ctx context.Context, host string, c keylime.Co
 	s.mu.Lock()
 	s.services[host] = p
 	s.mu.Unlock()
-	return p.awaitReady(ctx, func(ctx context.Context) error { return c.Ready(ctx, s.dialFrom(plan.Tenant)) })
+	return p.awaitReady(ctx, ready)
 }
 
 func (s *supervisor) stopService(host string) func(context.Context) error {

@@ -45,10 +45,11 @@ type supervisor struct {
 	router        *netlab.Router
 	dns           []*netlab.DNS
 	ingress       *netlab.Ingress
-	ingressIsDown bool            // by a fault
-	disks         map[string]bool // services that have a disk of their own, by a fault
-	ingressStarts int             // since the first
-	ingressAt     netip.Addr      // where a fault has moved it; the zero Addr: where the plan has it
+	ingressIsDown bool                     // by a fault
+	disks         map[string]bool          // services that have a disk of their own, by a fault
+	skew          map[string]time.Duration // by which services' clocks are wrong, by a fault
+	ingressStarts int                      // since the first
+	ingressAt     netip.Addr               // where a fault has moved it; the zero Addr: where the plan has it
 	cas           *authority.Set
 	configured    *keylime.Configured
 	services      map[string]*process
@@ -72,7 +73,7 @@ type supervisor struct {
 func Supervise(lab string, args []string, files func(int) *os.File) error {
 	s := &supervisor{
 		log: slog.New(slog.NewTextHandler(os.Stderr, nil)), journal: newJournal(), started: time.Now(),
-		state: control.Starting, services: map[string]*process{}, disks: map[string]bool{},
+		state: control.Starting, services: map[string]*process{}, disks: map[string]bool{}, skew: map[string]time.Duration{},
 		crypto: make(chan struct{}, runtime.NumCPU()), down: make(chan struct{}),
 	}
 	if len(args) != 1 {

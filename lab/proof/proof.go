@@ -74,6 +74,7 @@ var provers = map[string]prover{
 	control.FaultIngressRestart: ingressRestart,
 	control.FaultMovedAddress:   movedAddress,
 	control.FaultDatabaseFull:   databaseFull,
+	control.FaultClockSkew:      clockSkew,
 	control.FaultLatency:        latency,
 	control.FaultLoss:           loss,
 }
