@@ -69,11 +69,14 @@ func memberlistSecret() (runtime.Object, error) {
 // adapt has MetalLB's pods ask the API server where it is, without waiting for kube-proxy, for want of which they would end and be started again ever
 // later; and it makes their readiness known as soon as it is there: the manifest has the kubelet ask every ten seconds, from the tenth on. With keylab's
 // own ingress they stand on the control plane, as that does: there the address is announced, whatever becomes of the workers. What MetalLB would refuse is
-// refused once it runs; until then objects are taken unseen.
+// refused once it runs; until then objects are taken unseen. The webhooks' certificates are there before it starts.
 func adapt(o runtime.Object, api netip.Addr, controlPlane bool) error {
 	u, ok := o.(*unstructured.Unstructured)
 	if ok && u.GetKind() == "ValidatingWebhookConfiguration" {
 		return eachMap(u, func(webhook map[string]any) { webhook["failurePolicy"] = "Ignore" }, "webhooks")
+	}
+	if ok && u.GetKind() == "Secret" && u.GetName() == webhookSecret {
+		return certifyWebhooks(u)
 	}
 	if !ok || u.GetKind() != "Deployment" && u.GetKind() != "DaemonSet" {
 		return nil

@@ -1,11 +1,17 @@
 package kind
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // metalLB is what matters here of MetalLB's manifest.
@@ -21,6 +27,10 @@ spec: {template: {spec: {nodeSelector: {kubernetes.io/os: linux}, containers: [{
 kind: ValidatingWebhookConfiguration
 metadata: {name: metallb}
 webhooks: [{name: one, failurePolicy: Fail}, {name: two, failurePolicy: Fail}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: metallb-webhook-cert, namespace: metallb-system}
 `
 
 // Beside keylab's ingress MetalLB stands on the control plane, which announces the address although kubeadm says that it shall not; for another ingress,
@@ -45,6 +55,7 @@ func TestAdaptMetalLB(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			checkWebhookCertificates(t, objects[3])
 			for _, o := range objects[:2] {
 				u := o.(*unstructured.Unstructured)
 				selector, _, _ := unstructured.NestedStringMap(u.Object, "spec", "template", "spec", "nodeSelector")
@@ -71,5 +82,30 @@ func TestAdaptMetalLB(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// checkWebhookCertificates looks as MetalLB's controller does, which makes others where these do not do: at what will hold in 90 days.
+func checkWebhookCertificates(t *testing.T, o runtime.Object) {
+	t.Helper()
+	var secret corev1.Secret
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.(*unstructured.Unstructured).Object, &secret); err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(secret.Data["ca.crt"]) {
+		t.Fatalf("there is no CA: %s", secret.Data["ca.crt"])
+	}
+	for file, name := range map[string]string{"ca": "cert", "tls": "metallb-webhook-service.metallb-system.svc"} {
+		pair, err := tls.X509KeyPair(secret.Data[file+".crt"], secret.Data[file+".key"])
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		if block, _ := pem.Decode(secret.Data[file+".key"]); block.Type != "RSA PRIVATE KEY" {
+			t.Errorf("%s: its key is a %s, which the controller cannot read", file, block.Type)
+		}
+		if _, err := pair.Leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: roots, CurrentTime: time.Now().AddDate(0, 0, 90)}); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
 	}
 }
