@@ -31,6 +31,34 @@ func Ingress(l Lab) []runtime.Object {
 	}
 }
 
+// Labels is what an ingress that is not keylab's needs beside it: the controller that labels each agent's pod with its node, by which the node's Service selects
+// it.
+func Labels(l Lab) []runtime.Object {
+	rules := []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get", "list", "watch"}},
+		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch", "patch"}},
+	}
+	return []runtime.Object{l.account(AppLabels), l.role(AppLabels, rules), l.binding(AppLabels), &appsv1.Deployment{
+		TypeMeta: kind("apps/v1", "Deployment"), ObjectMeta: l.meta(AppLabels, l.SystemNamespace, AppLabels),
+		Spec: appsv1.DeploymentSpec{
+			Replicas: ptr(int32(1)), Selector: &metav1.LabelSelector{MatchLabels: selector(AppLabels)},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: l.labels(AppLabels)}, Spec: corev1.PodSpec{
+				ServiceAccountName: AppLabels, TerminationGracePeriodSeconds: ptr(int64(5)),
+				NodeSelector: map[string]string{LabelControlPlane: ""}, Tolerations: onControlPlane(),
+				Containers: []corev1.Container{{
+					Name: ContainerIngress, Image: l.KeylabImage, ImagePullPolicy: corev1.PullIfNotPresent,
+					Command: inContainer("ingress", "--labels-only", "--agent-namespace", l.AgentNamespace), SecurityContext: restricted(),
+				}},
+			}},
+		},
+	}}
+}
+
+// onControlPlane lets a pod stand on the control plane.
+func onControlPlane() []corev1.Toleration {
+	return []corev1.Toleration{{Key: LabelControlPlane, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}}
+}
+
 // ingressRules are what the controller may do.
 func ingressRules() []rbacv1.PolicyRule {
 	read := []string{"get", "list", "watch"}
@@ -63,7 +91,7 @@ func (l Lab) ingressDeployment() *appsv1.Deployment {
 				ServiceAccountName: AppIngress, TerminationGracePeriodSeconds: ptr(int64(5)),
 				// On the control plane, so that no node's end takes the way to the other nodes with it.
 				NodeSelector:    map[string]string{LabelControlPlane: ""},
-				Tolerations:     []corev1.Toleration{{Key: LabelControlPlane, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}},
+				Tolerations:     onControlPlane(),
 				SecurityContext: &corev1.PodSecurityContext{FSGroup: ptr(int64(AgentUser))},
 				InitContainers: []corev1.Container{{
 					Name: "config", Image: l.KeylabImage, ImagePullPolicy: corev1.PullIfNotPresent,

@@ -66,6 +66,7 @@ const (
 	LabelControlPlane = "node-role.kubernetes.io/control-plane"
 	AppAgent          = "keylime-agent"
 	AppIngress        = "keylab-ingress"
+	AppLabels         = "keylab-labels"
 	AppDevicePlugin   = "keylab-tpm"
 	AppPodNetwork     = "keylab-podnet"
 	ContainerAgent    = "agent"

@@ -56,17 +56,30 @@ func newController(client kubernetes.Interface, c Config) (*controller, error) {
 		slices: f.Discovery().V1().EndpointSlices().Lister(), nodes: f.Core().V1().Nodes().Lister(), pods: f.Core().V1().Pods().Lister(),
 		changed: make(chan struct{}, 1), warned: map[string]string{},
 	}
-	for _, i := range []cache.SharedIndexInformer{
-		f.Networking().V1().Ingresses().Informer(), f.Core().V1().Services().Informer(), f.Discovery().V1().EndpointSlices().Informer(),
-		f.Core().V1().Nodes().Informer(), f.Core().V1().Pods().Informer(),
-	} {
+	return k, k.watch(f.Networking().V1().Ingresses().Informer(), f.Core().V1().Services().Informer(), f.Discovery().V1().EndpointSlices().Informer(),
+		f.Core().V1().Nodes().Informer(), f.Core().V1().Pods().Informer())
+}
+
+// newLabeller is a controller that does nothing but label pods.
+func newLabeller(client kubernetes.Interface, c Config) (*controller, error) {
+	f := informers.NewSharedInformerFactory(client, 0)
+	k := &controller{
+		client: client, podNamespace: c.AgentNamespace, podSelector: c.AgentSelector, log: c.Log,
+		factory: f, nodes: f.Core().V1().Nodes().Lister(), pods: f.Core().V1().Pods().Lister(), changed: make(chan struct{}, 1),
+	}
+	return k, k.watch(f.Core().V1().Nodes().Informer(), f.Core().V1().Pods().Informer())
+}
+
+// watch has another look asked for whenever something of these kinds changes.
+func (k *controller) watch(kinds ...cache.SharedIndexInformer) error {
+	for _, i := range kinds {
 		if _, err := i.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc: func(any) { k.poke() }, UpdateFunc: func(any, any) { k.poke() }, DeleteFunc: func(any) { k.poke() },
 		}); err != nil {
-			return nil, fmt.Errorf("watch the cluster: %w", err)
+			return fmt.Errorf("watch the cluster: %w", err)
 		}
 	}
-	return k, nil
+	return nil
 }
 
 // poke asks for another look; many events make one.

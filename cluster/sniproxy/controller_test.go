@@ -2,6 +2,7 @@ package sniproxy
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -103,14 +104,23 @@ func TestPodsAreLabelled(t *testing.T) {
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "k-worker2"}},
 		pod("one", "k-worker", "agent"), pod("two", "k-worker2", "agent"), pod("waiting", "", "agent"), pod("other", "k-worker", "else"),
 	)
-	k, err := newController(client, Config{Class: "keylab", AgentNamespace: "agents", AgentSelector: "app=agent", Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := k.start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.labelPods(t.Context()); err != nil {
+	// As beside an ingress that is not keylab's.
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, Config{LabelsOnly: true, AgentNamespace: "agents", AgentSelector: "app=agent"}, client)
+	}()
+	await(t, "the pods to be labelled", func() error {
+		for _, name := range []string{"one", "two"} {
+			p, err := client.CoreV1().Pods("agents").Get(t.Context(), name, metav1.GetOptions{})
+			if err != nil || p.Labels[LabelNode] == "" {
+				return fmt.Errorf("pod %s has no label, %v", name, err)
+			}
+		}
+		return nil
+	})
+	cancel()
+	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{"one": "node-1", "two": "k-worker2", "waiting": "", "other": ""} {

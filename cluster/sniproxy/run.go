@@ -27,6 +27,7 @@ type Config struct {
 	LoadBalancer   string
 	AgentNamespace string
 	AgentSelector  string
+	LabelsOnly     bool // another ingress leads the way: only the agents' pods are labelled
 	Log            *slog.Logger
 }
 
@@ -42,6 +43,7 @@ func ParseArgs(args []string) (Config, error) {
 	f.StringVar(&c.LoadBalancer, "load-balancer", "", "address for the status of Ingress objects")
 	f.StringVar(&c.AgentNamespace, "agent-namespace", "keylab-agents", "where the agents' pods are")
 	f.StringVar(&c.AgentSelector, "agent-selector", "app.kubernetes.io/name=keylime-agent", "which pods are agents")
+	f.BoolVar(&c.LabelsOnly, "labels-only", false, "drive no HAProxy: label the agents' pods, for another ingress")
 	if err := f.Parse(args); err != nil {
 		return c, fmt.Errorf("ingress: %w", err)
 	}
@@ -71,6 +73,9 @@ const check = time.Second
 func run(ctx context.Context, c Config, client kubernetes.Interface) error {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.LabelsOnly {
+		return runLabels(ctx, c, client)
 	}
 	k, err := newController(client, c)
 	if err != nil {
@@ -109,6 +114,33 @@ func run(ctx context.Context, c Config, client kubernetes.Interface) error {
 				return nil
 			}
 			return fmt.Errorf("status server: %w", err)
+		case <-k.changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// runLabels labels the agents' pods until ctx ends.
+func runLabels(ctx context.Context, c Config, client kubernetes.Interface) error {
+	k, err := newLabeller(client, c)
+	if err != nil {
+		return err
+	}
+	if err := k.start(ctx); err != nil {
+		return err
+	}
+	tick := time.NewTicker(check) // for what failed
+	defer tick.Stop()
+	for said := ""; ; {
+		if err := k.labelPods(ctx); err == nil {
+			said = ""
+		} else if err.Error() != said && ctx.Err() == nil {
+			said = err.Error()
+			c.Log.Warn("not in order", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
 		case <-k.changed:
 		case <-tick.C:
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -13,7 +14,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/fleet"
@@ -199,30 +199,64 @@ func (l *Lab) served(ctx context.Context, n plan.Node, nonce string) (int, error
 	return fleet.Served(bytes.NewReader(text), l.planned.Keylime.Push(), nonce)
 }
 
-// applyIngress installs the ingress, if it is keylab's own, and waits until it answers on the load balancer's address.
-func (l *Lab) applyIngress(ctx context.Context) error {
-	k, err := l.cluster()
+// applyIngress installs the ingress, if it is keylab's own, and waits until it answers on the load balancer's address. Another one is the user's to bring,
+// who is told so.
+func (u *up) applyIngress(ctx context.Context) error {
+	k, err := u.cluster()
 	if err != nil {
 		return err
 	}
-	m, err := l.objects()
+	m, err := u.objects()
 	if err != nil {
 		return err
 	}
-	var objects []runtime.Object
-	if m.IngressClass == spec.IngressKeylab {
-		objects = manifests.Ingress(m)
+	if m.IngressClass != spec.IngressKeylab {
+		u.note(plan.StepIngress, fmt.Sprintf("the controller of ingress class %s is yours to bring: until it answers at %s the lab waits; `keylab kubectl --lab %s -- apply -f FILE` installs it",
+			m.IngressClass, u.planned.Keylime.Ingress, u.planned.Lab))
+		if err := k.apply(ctx, manifests.Labels(m)); err != nil {
+			return err
+		}
+		return u.awaitIngress(ctx)
 	}
-	if err := k.apply(ctx, objects); err != nil {
+	if err := k.apply(ctx, manifests.Ingress(m)); err != nil {
 		return err
 	}
-	if len(objects) == 0 {
-		return nil
-	}
-	if err := l.awaitPods(ctx, "the ingress", m.SystemNamespace, ingressSelector, 1); err != nil {
+	if err := u.awaitPods(ctx, "the ingress", m.SystemNamespace, ingressSelector, 1); err != nil {
 		return err
 	}
-	return l.awaitIngress(ctx)
+	return u.awaitIngress(ctx)
+}
+
+// awaitServed waits until the load balancer's address shows a node's certificate to whoever asks for a node's name: all that can be asked of an ingress that is
+// not keylab's.
+func (l *Lab) awaitServed(ctx context.Context, name, target plan.Node) error {
+	configured, err := l.keylime()
+	if err != nil {
+		return err
+	}
+	want, err := l.agentCertificate(target.Name)
+	if err != nil {
+		return err
+	}
+	config := configured.PKI.ClientTLS()
+	config.ServerName, config.InsecureSkipVerify = l.node(name.Name).Hostname, true // whose it is, is the question
+	return fleet.Await(ctx, "the ingress to lead "+config.ServerName+" to "+target.Name, func(ctx context.Context) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, readyAttempt)
+		defer cancel()
+		raw, err := l.dialFrom(plan.DNS)(ctx, "tcp", l.plan().Keylime.Ingress.String())
+		if err != nil {
+			return "", err
+		}
+		defer raw.Close()
+		c := tls.Client(raw, config)
+		if err := c.HandshakeContext(ctx); err != nil {
+			return "", err
+		}
+		if !c.ConnectionState().PeerCertificates[0].Equal(want) {
+			return "it leads to somebody else", nil
+		}
+		return "", nil
+	})
 }
 
 // awaitIngress waits until the load balancer's address answers from the services network.

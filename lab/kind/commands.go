@@ -102,8 +102,12 @@ func (l *Lab) Objects() ([]runtime.Object, error) {
 	if l.planned.HasIngress() {
 		list = append(list, manifests.LoadBalancer(m)...)
 	}
-	if m.IngressClass == manifests.ClassKeylab && l.planned.HasIngress() {
+	switch {
+	case !l.planned.HasIngress():
+	case m.IngressClass == manifests.ClassKeylab:
 		list = append(list, manifests.Ingress(m)...)
+	default:
+		list = append(list, manifests.Labels(m)...)
 	}
 	return append(list, manifests.Agents(m)...), nil
 }

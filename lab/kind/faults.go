@@ -114,6 +114,9 @@ func (l *Lab) awaitRoute(ctx context.Context, name, target plan.Node) error {
 	if !l.planned.HasIngress() {
 		return nil
 	}
+	if l.planned.Kubernetes.IngressClass != spec.IngressKeylab {
+		return l.awaitServed(ctx, name, target)
+	}
 	host := l.node(name.Name).Hostname
 	return fleet.Await(ctx, "the ingress to lead "+host+" to "+target.Name, func(ctx context.Context) (string, error) {
 		pod, err := l.agentPod(ctx, target)

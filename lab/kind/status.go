@@ -10,6 +10,7 @@ import (
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/spec"
 )
 
 // running are the lab's containers by name, whatever their state.
@@ -43,8 +44,8 @@ func (l *Lab) Status(ctx context.Context) (control.Status, error) {
 	}
 	well := true
 	for _, name := range []string{plan.Registrar, plan.Verifier, plan.DNS, plan.Ingress, plan.Router} {
-		if name == plan.Ingress && !l.planned.HasIngress() {
-			continue
+		if name == plan.Ingress && (!l.planned.HasIngress() || l.planned.Kubernetes.IngressClass != spec.IngressKeylab) {
+			continue // there is none, or nobody knows of what it is made
 		}
 		c := l.component(ctx, containers, name)
 		well = well && c.State == "running"

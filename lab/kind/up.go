@@ -13,6 +13,7 @@ import (
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/state"
 	"keylab.dev/keylab/lab/steps"
 )
@@ -247,6 +248,11 @@ func (u *up) enrol(n plan.Node) func(context.Context) error {
 		}
 		if waited > time.Second {
 			u.note(step, fmt.Sprintf("waited %.1f s until the TPM's clock was safe again: the TPM had lost its power", waited.Seconds()))
+		}
+		if u.planned.Kubernetes.IngressClass != spec.IngressKeylab { // keylab's own is as quick as the agent
+			if err := u.awaitRoute(ctx, n, n); err != nil {
+				return err
+			}
 		}
 		uuid := u.node(n.Name).UUID
 		e, err := u.enrolNode(ctx, u.enroller, u.tenant, n, uuid)
