@@ -118,11 +118,11 @@ bench: ## measure: time of up, TPM manufacture, quotes, memory; BENCHFLAGS are i
 	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/keylab-bench ./cmd/keylab-bench
 	bin/keylab-bench $(BENCHFLAGS)
 
-parity: ## compare keylab's agent with a real one: AGENT=/path/to/keylime_agent; PARITYFLAGS are its options
-	@test -n "$(AGENT)" || { echo "make parity: AGENT=/path/to/keylime_agent names the agent to compare with" >&2; exit 2; }
+parity: ## compare keylab's agents with real ones: AGENT=/path/to/keylime_agent, PUSH_AGENT=/path/to/keylime_push_model_agent, or one of them; PARITYFLAGS are its options
+	@test -n "$(AGENT)$(PUSH_AGENT)" || { echo "make parity: AGENT=/path/to/keylime_agent, PUSH_AGENT=/path/to/keylime_push_model_agent, or both, name the agents to compare with" >&2; exit 2; }
 	@scripts/setup.sh lab
 	CGO_ENABLED=0 go build -o bin/keylab-parity ./cmd/keylab-parity
-	bin/keylab-parity $(PARITYFLAGS) $(AGENT)
+	bin/keylab-parity $(PARITYFLAGS) $(if $(PUSH_AGENT),--push-agent $(PUSH_AGENT)) $(AGENT)
 
 fuzz: ## run every fuzz target for FUZZTIME
 	@scripts/fuzz.sh $(FUZZTIME)

@@ -35,11 +35,17 @@ func TestOrders(t *testing.T) {
 			t.Errorf("%s: %v %q, want %s", in, err, out.String(), want)
 		}
 	}
-	if _, err := Run(t.Context(), Options{Only: "everything"}); err == nil || !strings.Contains(err.Error(), `only "everything"`) {
-		t.Errorf("only everything: %v", err)
-	}
-	if _, err := Run(t.Context(), Options{Agent: "/does/not/exist"}); err == nil || !strings.Contains(err.Error(), "the other agent: open /does/not/exist") {
-		t.Errorf("no agent: %v", err)
+	for want, o := range map[string]Options{
+		`only "everything"`:                           {Only: "everything"},
+		"the other agent: stat /does/not/exist":       {Agent: "/does/not/exist"},
+		"the other agent: stat /neither/does/this":    {PushAgent: "/neither/does/this"},
+		"no agent of the push model is given":         {},
+		"only cases: this needs an agent of the pull": {Only: OnlyCases, PushAgent: dir},
+		"no agent of the push model is given ":        {Agent: dir, Only: OnlyPush},
+	} {
+		if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), strings.TrimSpace(want)) {
+			t.Errorf("%+v: %v, want %s", o, err, want)
+		}
 	}
 }
 
@@ -124,7 +130,7 @@ func fakeVerifier(t *testing.T, states ...string) *keylime.VerifierClient {
 func TestVerdict(t *testing.T) {
 	state := func(state, count int, event string) string {
 		data, err := json.Marshal(map[string]any{"operational_state": state, "attestation_count": count, "attestation_status": "S", "last_event_id": event,
-			"severity_level": len(event)})
+			"severity_level": len(event), "ip": "a.agents", "port": 443})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -140,6 +146,23 @@ func TestVerdict(t *testing.T) {
 		"enrolled anew, good": {[]string{state(3, 50, ""), state(3, 0, ""), state(3, 4, ""), state(7, 4, "x")}, Verdict{State: "Get Quote", Status: "S"}},
 		"enrolled anew": {[]string{state(3, 50, ""), "", state(3, 0, ""), state(3, 3, ""), state(9, 3, "x")}, Verdict{State: "Invalid Quote", Status: "S",
 			Event: "x", Severity: 1}},
+	} {
+		got, err := awaitVerdict(t.Context(), fakeVerifier(t, c.states...), "u")
+		if err != nil || got != c.want {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
+		}
+	}
+	push := func(status string, count int) string {
+		return fmt.Sprintf(`{"operational_state":7,"attestation_count":%d,"attestation_status":%q,"ip":null,"port":null}`, count, status)
+	}
+	for name, c := range map[string]struct {
+		states []string
+		want   Verdict
+	}{
+		"push, failed":                  {[]string{push("PASS", 3), push("FAIL", 3)}, Verdict{Status: "FAIL"}},
+		"push, good":                    {[]string{push("PASS", 3), push("PASS", 7)}, Verdict{Status: "PASS"}},
+		"push, overdue for a moment":    {[]string{push("PASS", 3), push("TIMEOUT", 3), push("PASS", 7)}, Verdict{Status: "PASS"}},
+		"push, overdue, then it failed": {[]string{push("TIMEOUT", 3), push("FAIL", 3)}, Verdict{Status: "FAIL"}},
 	} {
 		got, err := awaitVerdict(t.Context(), fakeVerifier(t, c.states...), "u")
 		if err != nil || got != c.want {

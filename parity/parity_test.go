@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"keylab.dev/keylab/lab"
+	"keylab.dev/keylab/lab/spec"
 )
 
 // The tables name each case once, and reasons are about cases that there are.
@@ -53,24 +54,43 @@ func TestTables(t *testing.T) {
 	}
 	verdicts := map[string]bool{}
 	for _, c := range VerdictCases() {
-		if verdicts[c.Name] || c.do == nil && c.Name != "good" {
-			t.Errorf("verdict %q: twice, or nothing to do", c.Name)
+		if verdicts[c.ID()] || c.do == nil && c.Name != "good" {
+			t.Errorf("%q: twice, or nothing to do", c.ID())
 		}
-		verdicts[c.Name] = true
+		verdicts[c.ID()] = true
+	}
+	for _, want := range []string{"verdict: PCR 10 extended, and the IMA list not", "verdict in the push model: PCR 10 extended, and the IMA list not",
+		"verdict: boot: command-line", "verdict in the push model: boot: command-line", "verdict: payload, and a TPM policy that does not fit"} {
+		if !verdicts[want] {
+			t.Errorf("no case %q", want)
+		}
 	}
 }
 
-// The lab has two nodes with each kind of agent.
+// The lab has three nodes with each kind of agent, one of which measures, and is given a payload where there is one.
 func TestLab(t *testing.T) {
-	p, err := lab.Plan(labSpec("/opt/keylime_agent"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, k := range kinds {
-		for _, name := range []string{k.name, k.other} {
-			n, ok := p.Node(name)
-			if want := [2]string{"go", "binary"}[i]; !ok || n.Agent.Kind != want {
-				t.Errorf("node %s has an agent of kind %q, want %q", name, n.Agent.Kind, want)
+	for _, mode := range []spec.Mode{spec.ModePull, spec.ModePush} {
+		s, err := labSpec(mode, "/opt/keylime_agent")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := lab.Plan(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Keylime.Push() != (mode == spec.ModePush) {
+			t.Errorf("the lab of the %s model is of mode %q", mode, p.Keylime.Mode)
+		}
+		for i, k := range kinds {
+			for _, name := range []string{k.name, k.other, k.measured} {
+				n, ok := p.Node(name)
+				if want := [2]string{"go", "binary"}[i]; !ok || n.Agent.Kind != want {
+					t.Errorf("node %s has an agent of kind %q, want %q", name, n.Agent.Kind, want)
+				}
+				measures := name == k.measured
+				if (n.IMA != nil) != measures || (n.MeasuredBoot != nil) != measures || (n.Payload != nil) != (measures && mode == spec.ModePull) {
+					t.Errorf("node %s of the %s model: IMA %v, boot %v, payload %v", name, mode, n.IMA, n.MeasuredBoot, n.Payload)
+				}
 			}
 		}
 	}
@@ -181,15 +201,16 @@ func madeResult() *Result {
 		return Observation{Answers: []Answer{{Status: status, Body: shapeNothing}}}
 	}
 	return &Result{
-		Agent: "0.0.0", Keylime: "7.0.0",
+		Agent: "0.0.0", Models: []string{"pull", "push"}, Keylime: "7.0.0",
 		Cases: []Case{{Group: "a", Name: "alike"}, {Group: "a", Name: "why|_x_", Reason: "so"}, {Group: "b", Name: "odd"}, {Group: "b", Name: "old",
 			Reason: "once"}},
 		Own:      Observations{"a: alike": answer(200), "a: why|_x_": answer(1), "b: odd": {End: "closed", Note: "after 1 s"}, "b: old": answer(3)},
 		Other:    Observations{"a: alike": {Answers: answer(200).Answers, Note: "n"}, "a: why|_x_": answer(2), "b: odd": answer(5), "b: old": answer(3)},
-		Verdicts: []VerdictCase{{Name: "good"}, {Name: "bad"}},
+		Verdicts: []VerdictCase{{Name: "good"}, {Name: "bad"}, {Name: "good", Push: true}},
 		Judged: map[string][2]Verdict{
-			"good": {{State: "Get Quote", Status: "PASS"}, {State: "Get Quote", Status: "PASS"}},
-			"bad":  {{State: "Failed", Status: "FAIL", Event: "x.y", Severity: 6, Before: "it starts"}, {State: "Failed", Status: "FAIL"}},
+			"verdict in the push model: good": {{Status: "PASS", Payload: "nothing"}, {Status: "PASS", Payload: "nothing"}},
+			"verdict: good":                   {{State: "Get Quote", Status: "PASS"}, {State: "Get Quote", Status: "PASS"}},
+			"verdict: bad":                    {{State: "Failed", Status: "FAIL", Event: "x.y", Severity: 6, Before: "it starts"}, {State: "Failed", Status: "FAIL"}},
 		},
 	}
 }
@@ -217,10 +238,11 @@ func TestMarkdown(t *testing.T) {
 	}
 	text := out.String()
 	for _, want := range []string{
-		"`keylime_agent` 0.0.0, with Keylime 7.0.0.", "**6 cases: 3 alike, 3 different.**",
+		"`keylime_agent` and `keylime_push_model_agent` 0.0.0, with Keylime 7.0.0.", "**7 cases: 4 alike, 3 different.**",
 		"| so. | a: why\\|\\_x\\_ |\n", "| **Unexplained**. | b: odd<br>verdict: bad |\n", "| **No difference any more**, but: once. | b: old |\n",
 		"## A\n\n| case | both |\n|---|---|\n| alike | 200 nothing |\n", "| odd | **own:** closed (after 1 s)<br>**Rust:** 5 nothing |\n",
 		"## The verifier's verdicts\n\n| case | both |\n|---|---|\n| good | Get Quote, PASS |\n",
+		"## The verifier's verdicts in the push model\n\n| case | both |\n|---|---|\n| good | PASS; payload: nothing |\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the report lacks %q:\n%s", want, text)

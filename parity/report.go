@@ -10,7 +10,7 @@ import (
 
 // Difference is a case in which the agents differ, or in which they should, and do not.
 type Difference struct {
-	Case       string // [Case.ID], or "verdict: " and [VerdictCase.Name]
+	Case       string // [Case.ID] or [VerdictCase.ID]
 	Own, Other string
 	Reason     string // why; empty: nobody knows
 	Stale      bool   // there is a reason, but no difference
@@ -43,7 +43,14 @@ type row struct{ id, group, name, own, other, ownNote, otherNote, reason string 
 
 func (r row) same() bool { return r.own == r.other }
 
-const verdictGroup = "verdict"
+// The groups of verdicts, by model.
+const (
+	verdictGroup     = "verdict"
+	pushVerdictGroup = "verdict in the push model"
+)
+
+// titles are those of groups that are not their own title.
+var titles = map[string]string{verdictGroup: "The verifier's verdicts", pushVerdictGroup: "The verifier's verdicts in the push model"}
 
 func (r *Result) rows() []row {
 	var rows []row
@@ -52,8 +59,8 @@ func (r *Result) rows() []row {
 		rows = append(rows, row{c.ID(), c.Group, c.Name, own.String(), other.String(), own.Note, other.Note, c.Reason})
 	}
 	for _, c := range r.Verdicts {
-		v := r.Judged[c.Name]
-		rows = append(rows, row{id: verdictGroup + ": " + c.Name, group: verdictGroup, name: c.Name, own: v[0].String(), other: v[1].String(), reason: c.Reason})
+		v := r.Judged[c.ID()]
+		rows = append(rows, row{id: c.ID(), group: c.group(), name: c.Name, own: v[0].String(), other: v[1].String(), reason: c.Reason})
 	}
 	return rows
 }
@@ -65,7 +72,13 @@ An answer is its status, its content type unless that is application/json, its A
 ` + "`{\"code\": the status, \"status\": text, \"results\": {}}`" + `, **success** the same with code 200 and results null; else the shape of *results* is
 shown (keys and types; the values of algorithms and versions), or **nothing** for an empty body. A **good quote** is one by the registered AK, over
 the nonce, with the PCR values beside it. **closed** is a connection that the agent ended.
+
+A verdict is the verifier's state of the agent and its event; in the push model the verifier has no more than PASS, FAIL and, for an agent that it
+hears nothing good of, TIMEOUT.
 `
+
+// programs are rust-keylime's, by model.
+var programs = map[string]string{"pull": "keylime_agent", "push": "keylime_push_model_agent"}
 
 // Summary counts the cases.
 func (r *Result) Summary() string {
@@ -83,8 +96,12 @@ func (r *Result) Markdown(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	rows := r.rows()
 	fmt.Fprintf(out, "# Parity with the Rust agent\n\n")
-	fmt.Fprintf(out, "keylab's own agent (`go`) beside rust-keylime's `keylime_agent` %s, with Keylime %s. Written by `make parity`; do not edit.\n\n",
-		r.Agent, r.Keylime)
+	var agents []string
+	for _, m := range r.Models {
+		agents = append(agents, "`"+programs[m]+"`")
+	}
+	fmt.Fprintf(out, "keylab's own agent (`go`) beside rust-keylime's %s %s, with Keylime %s. Written by `make parity`; do not edit.\n\n",
+		strings.Join(agents, " and "), r.Agent, r.Keylime)
 	fmt.Fprintf(out, "**%s**\n\n%s\n", r.Summary(), legend)
 	fmt.Fprintf(out, "## Differences\n\n")
 	r.writeDifferences(out)
@@ -92,9 +109,9 @@ func (r *Result) Markdown(w io.Writer) error {
 	for _, x := range rows {
 		if x.group != group {
 			group = x.group
-			title := group
-			if group == verdictGroup {
-				title = "The verifier's verdicts"
+			title := titles[group]
+			if title == "" {
+				title = group
 			}
 			fmt.Fprintf(out, "\n## %s\n\n| case | both |\n|---|---|\n", strings.ToUpper(title[:1])+title[1:])
 		}

@@ -2,8 +2,6 @@ package parity
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,9 +20,10 @@ import (
 
 // Options say what is compared with keylab's own agent.
 type Options struct {
-	Agent   string // absolute path of the other agent's program
-	Version string // its version, for the report; the program cannot be asked
-	Only    string // "cases" or "verdicts"; empty: both
+	Agent     string // absolute path of the other agent's program, of the pull model; empty: nothing is done in that model
+	PushAgent string // likewise, of the push model
+	Version   string // the version of both, for the report; programs cannot be asked
+	Only      string // "cases", "verdicts" or "push"; empty: all
 	// Progress is told what is being done; nil: nobody is.
 	Progress func(line string)
 }
@@ -33,58 +31,55 @@ type Options struct {
 // The values of Options.Only.
 const (
 	OnlyCases    = "cases"
-	OnlyVerdicts = "verdicts"
+	OnlyVerdicts = "verdicts" // of the pull model
+	OnlyPush     = "push"     // the verdicts of the push model
 )
+
+func (o Options) check() error {
+	switch o.Only {
+	case "", OnlyCases, OnlyVerdicts, OnlyPush:
+	default:
+		return fmt.Errorf("only %q: want %s, %s or %s", o.Only, OnlyCases, OnlyVerdicts, OnlyPush)
+	}
+	for _, agent := range []string{o.Agent, o.PushAgent} {
+		if agent == "" {
+			continue
+		}
+		if _, err := os.Stat(agent); err != nil {
+			return fmt.Errorf("the other agent: %w", err)
+		}
+	}
+	if o.Agent == "" && o.Only != "" && o.Only != OnlyPush {
+		return fmt.Errorf("only %s: this needs an agent of the pull model", o.Only)
+	}
+	if o.PushAgent == "" && (o.Only == OnlyPush || o.Agent == "") {
+		return errors.New("no agent of the push model is given")
+	}
+	return nil
+}
 
 // Result is a whole run.
 type Result struct {
-	Agent    string // the other agent's version
-	SHA256   string // of its program, hexadecimal
-	Keylime  string // version of the services
-	Cases    []Case // those that were done
+	Agent    string   // the other agents' version
+	Models   []string // in which they were compared
+	Keylime  string   // version of the services
+	Cases    []Case   // those that were done
 	Verdicts []VerdictCase
 	Own      Observations
 	Other    Observations
-	Judged   map[string][2]Verdict // own, other, by VerdictCase.Name
+	Judged   map[string][2]Verdict // own, other, by VerdictCase.ID
 }
 
-// labName is the lab's, in a folder of its own.
-const labName = "parity"
-
-// The kinds of agents: names of nodes, and where in its folder the agent keeps its AK.
-var kinds = []struct{ name, other, akFile string }{
-	{"own", "own-2", "agent.json"},
-	{"real", "real-2", "agent_data.json"},
-}
-
-// labSpec is the lab: two nodes with each kind of agent, so that hostnames can be swapped among agents of one kind.
-func labSpec(agent string) spec.Spec {
-	binary := spec.NodeAgent{Kind: spec.AgentBinary, Path: agent}
-	s := spec.Spec{Name: labName, Nodes: spec.Nodes{List: []spec.Node{
-		{Name: kinds[0].name}, {Name: kinds[1].name, Agent: binary}, {Name: kinds[0].other}, {Name: kinds[1].other, Agent: binary},
-	}}}
-	s.Keylime.QuoteInterval = spec.Duration(500 * time.Millisecond)
-	// A reboot of the machine must not be too long for the verifier, whose retries are a second apart.
-	s.Keylime.Options = map[string]map[string]string{"verifier": {"max_retries": "10", "retry_interval": "1"}}
-	s.SetDefaults()
-	return s
-}
-
-// Run brings the lab up, does everything to both agents, and takes the lab down. It needs what a lab needs, takes some minutes, and points
+// Run brings a lab up for each model, does everything to both agents, and takes the lab down. It needs what a lab needs, takes some minutes, and points
 // the environment variable KEYLAB_STATE_DIR of this process to a folder of its own. The error is about the run; differences are in the
 // result.
 func Run(ctx context.Context, o Options) (result *Result, err error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
-	if o.Only != "" && o.Only != OnlyCases && o.Only != OnlyVerdicts {
-		return nil, fmt.Errorf("only %q: want %s or %s", o.Only, OnlyCases, OnlyVerdicts)
+	if err := o.check(); err != nil {
+		return nil, err
 	}
-	program, err := os.ReadFile(o.Agent)
-	if err != nil {
-		return nil, fmt.Errorf("the other agent: %w", err)
-	}
-	sum := sha256.Sum256(program)
 	dir, err := os.MkdirTemp("", "keylab-parity-")
 	if err != nil {
 		return nil, fmt.Errorf("make a folder for the lab: %w", err)
@@ -93,38 +88,60 @@ func Run(ctx context.Context, o Options) (result *Result, err error) {
 	if err := os.Setenv(state.EnvBase, filepath.Join(dir, "state")); err != nil {
 		return nil, fmt.Errorf("the folder of labs: %w", err)
 	}
-	s := labSpec(o.Agent)
+	result = &Result{Agent: o.Version, Judged: map[string][2]Verdict{}}
+	if o.Agent != "" && o.Only != OnlyPush {
+		if err := result.compare(ctx, o, spec.ModePull); err != nil {
+			return result, err
+		}
+	}
+	if o.PushAgent != "" && (o.Only == "" || o.Only == OnlyPush) {
+		if err := result.compare(ctx, o, spec.ModePush); err != nil {
+			return result, err
+		}
+	}
+	return result, nil
+}
+
+// compare does everything of one model, in a lab of its own.
+func (r *Result) compare(ctx context.Context, o Options, mode spec.Mode) (err error) {
+	agent := o.Agent
+	if mode == spec.ModePush {
+		agent = o.PushAgent
+	}
+	s, err := labSpec(mode, agent)
+	if err != nil {
+		return err
+	}
 	p, err := lab.Plan(s)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	o.Progress("bringing a lab up")
+	o.Progress(fmt.Sprintf("bringing a lab of the %s model up", mode))
 	l, err := lab.Up(ctx, s, lab.UpOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("bring the lab up: %w", err)
+		return fmt.Errorf("bring the lab up: %w", err)
 	}
 	defer func() {
 		_, e := l.Wipe(context.WithoutCancel(ctx))
 		err = errors.Join(err, e)
 	}()
-	result = &Result{Agent: o.Version, SHA256: hex.EncodeToString(sum[:]), Keylime: p.Keylime.Version, Judged: map[string][2]Verdict{}}
-	var both [2]*machine
+	r.Models, r.Keylime = append(r.Models, string(mode)), p.Keylime.Version
+	both := [2]machines{}
 	for i, k := range kinds {
-		both[i] = &machine{lab: l, plan: p, name: k.name, other: k.other, akFile: k.akFile}
-		if err := both[i].look(ctx); err != nil {
-			return nil, err
+		if both[i], err = k.machines(ctx, l, p); err != nil {
+			return err
 		}
 	}
-	if o.Only != OnlyVerdicts {
+	if mode == spec.ModePull && o.Only != OnlyVerdicts {
 		o.Progress("asking both agents")
-		if err := result.ask(ctx, both); err != nil {
-			return result, err
+		if err := r.ask(ctx, [2]*machine{both[0].plain, both[1].plain}); err != nil {
+			return err
 		}
 	}
-	if o.Only != OnlyCases {
-		return result, result.judge(ctx, both, o.Progress)
+	if o.Only == OnlyCases {
+		return nil
 	}
-	return result, nil
+	return r.judge(ctx, verdictCasesOf(mode), both, o.Progress)
 }
 
 // ask does all cases to both agents, at the same time.
@@ -165,15 +182,15 @@ func (m *machine) observe(ctx context.Context) (Observations, error) {
 }
 
 // judge has the verifier's verdicts on both agents, case by case.
-func (r *Result) judge(ctx context.Context, both [2]*machine, progress func(string)) error {
-	for _, c := range VerdictCases() {
-		progress("verdict: " + c.Name)
+func (r *Result) judge(ctx context.Context, cases []VerdictCase, both [2]machines, progress func(string)) error {
+	for _, c := range cases {
+		progress(c.ID())
 		var mu sync.Mutex
 		var verdicts [2]Verdict
 		group, ctx := errgroup.WithContext(ctx)
 		for i, m := range both {
 			group.Go(func() error {
-				v, err := m.judge(ctx, c)
+				v, err := m.of(c).judge(ctx, c)
 				mu.Lock()
 				defer mu.Unlock()
 				verdicts[i] = v
@@ -184,7 +201,7 @@ func (r *Result) judge(ctx context.Context, both [2]*machine, progress func(stri
 			return err
 		}
 		r.Verdicts = append(r.Verdicts, c)
-		r.Judged[c.Name] = verdicts
+		r.Judged[c.ID()] = verdicts
 	}
 	return nil
 }

@@ -10,21 +10,29 @@ import (
 
 // Verdict is what the verifier says of an agent.
 type Verdict struct {
-	State    string `json:"operational_state"`
+	State    string `json:"operational_state,omitempty"` // empty in the push model, where it means nothing
 	Status   string `json:"attestation_status"`
 	Event    string `json:"last_event_id,omitempty"`
 	Severity int    `json:"severity_level,omitempty"`
 	// Before is what became of what was done, where that can fail: "the agent does not start".
 	Before string `json:"before,omitempty"`
+	// Payload is what is in the node's memory, where the case asks: "delivered", "nothing".
+	Payload string `json:"payload,omitempty"`
 }
 
 func (v Verdict) String() string {
-	text := v.State + ", " + v.Status
+	text := v.Status
+	if v.State != "" {
+		text = v.State + ", " + text
+	}
 	if v.Event != "" {
 		text += fmt.Sprintf(", %s (severity %d)", v.Event, v.Severity)
 	}
 	if v.Before != "" {
 		text = v.Before + "; " + text
+	}
+	if v.Payload != "" {
+		text += "; payload: " + v.Payload
 	}
 	return text
 }
@@ -43,6 +51,7 @@ func awaitVerdict(ctx context.Context, v *keylime.VerifierClient, uuid string) (
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	first, last := -1, "none"
+	var late time.Time // since when the agent is overdue
 	for {
 		a, err := v.Agent(ctx, uuid)
 		switch {
@@ -52,9 +61,15 @@ func awaitVerdict(ctx context.Context, v *keylime.VerifierClient, uuid string) (
 			first = a.AttestationCount
 		}
 		if err == nil {
-			last = a.OperationalState.String()
-			if a.OperationalState.Stopped() || a.AttestationCount >= first+goodQuotes {
-				return Verdict{State: last, Status: a.AttestationStatus, Event: a.LastEventID, Severity: a.SeverityLevel}, nil
+			last = a.Verdict()
+			switch {
+			case !a.Overdue():
+				late = time.Time{}
+			case late.IsZero():
+				late = time.Now()
+			}
+			if verdictOn(a) && (!a.Overdue() || time.Since(late) > overdue) || a.AttestationCount >= first+goodQuotes {
+				return verdictOf(a), nil
 			}
 		}
 		select {
@@ -63,4 +78,19 @@ func awaitVerdict(ctx context.Context, v *keylime.VerifierClient, uuid string) (
 		case <-tick.C:
 		}
 	}
+}
+
+// verdictOn tells whether the verifier's trust has ended.
+func verdictOn(a *keylime.VerifierAgent) bool {
+	if a.Push() {
+		return a.Untrusted()
+	}
+	return a.OperationalState.Stopped()
+}
+
+func verdictOf(a *keylime.VerifierAgent) Verdict {
+	if a.Push() {
+		return Verdict{Status: a.AttestationStatus}
+	}
+	return Verdict{State: a.OperationalState.String(), Status: a.AttestationStatus, Event: a.LastEventID, Severity: a.SeverityLevel}
 }

@@ -7,19 +7,36 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"keylab.dev/keylab/lab"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/spec"
 )
 
 // VerdictCase is one thing that is done to a machine, and of which the verifier makes something.
 type VerdictCase struct {
 	Name   string
+	Push   bool   // it is one of the push model
 	Reason string // why the agents differ here, or empty
+	// measured: it is done to the node whose files and boot are measured.
+	measured bool
+	// payload: what is in the node's memory is part of the verdict.
+	payload bool
 	// do does it and mend undoes it, so that the agent is attested again; nil: nothing is to be done.
 	do, mend func(ctx context.Context, m *machine) error
+}
+
+// ID names the case in records and messages.
+func (c VerdictCase) ID() string { return c.group() + ": " + c.Name }
+
+func (c VerdictCase) group() string {
+	if c.Push {
+		return pushVerdictGroup
+	}
+	return verdictGroup
 }
 
 // machine is a node of the lab with one kind of agent.
@@ -77,18 +94,25 @@ func fault(kind string, clear bool) func(context.Context, *machine) error {
 	}
 }
 
-// policy has the tenant enrol the agent anew with a TPM policy (JSON).
+// policy has the tenant enrol the agent anew with a TPM policy (JSON), and without any other.
 func policy(text string) func(context.Context, *machine) error {
-	return func(ctx context.Context, m *machine) error {
-		cmd, err := m.lab.TenantCommand(ctx, "-c", "update", "-u", m.uuid, "--tpm_policy", text)
-		if err != nil {
-			return err
-		}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("enrol %s with the TPM policy %s: %w\noutput: %s", m.name, text, err, out)
-		}
-		return nil
+	return func(ctx context.Context, m *machine) error { return m.update(ctx, "--tpm_policy", text) }
+}
+
+// update has the tenant enrol the agent anew.
+func (m *machine) update(ctx context.Context, more ...string) error {
+	args := append([]string{"-c", "update", "-u", m.uuid}, more...)
+	if m.plan.Keylime.Push() {
+		args = append(args, "--push-model")
 	}
+	cmd, err := m.lab.TenantCommand(ctx, args...)
+	if err != nil {
+		return err
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("have the tenant enrol %s with %s: %w\noutput: %s", m.name, strings.Join(more, " "), err, out)
+	}
+	return nil
 }
 
 // tool runs one of tpm2-tools on the node's TPM.
@@ -162,8 +186,23 @@ var (
 	other = strings.Repeat("1", 64)
 )
 
-// VerdictCases are all of them, in order. Each leaves the agent attested.
+// VerdictCases are all of them, of both models, in order. Each leaves the agent attested.
 func VerdictCases() []VerdictCase {
+	return append(verdictCasesOf(spec.ModePull), verdictCasesOf(spec.ModePush)...)
+}
+
+func verdictCasesOf(mode spec.Mode) []VerdictCase {
+	if mode == spec.ModePush {
+		cases := append(pushCases(), measuredCases(control.ActionEnrol)...)
+		for i := range cases {
+			cases[i].Push = true
+		}
+		return cases
+	}
+	return slices.Concat(pullCases(), measuredCases(control.ActionReactivate), payloadCases())
+}
+
+func pullCases() []VerdictCase {
 	enrol := action(control.ActionEnrol)
 	resetPCR := tool("tpm2_pcrreset", policyPCR)
 	good := policy(`{"` + policyPCR + `":["` + zeros + `"]}`)
@@ -188,12 +227,7 @@ func VerdictCases() []VerdictCase {
 		{Name: "another agent of the same kind at its hostname", do: fault("swapped-route", false), mend: fault("swapped-route", true)},
 		{Name: "cut off from the network", do: fault("partition", false), mend: fault("partition", true)},
 		{Name: "machine switched off", do: action(control.ActionStop), mend: action(control.ActionStart, control.ActionReactivate)},
-		{Name: "TPM replaced, and the verifier asks for the old one", do: action(control.ActionReplaceTPM), mend: func(ctx context.Context, m *machine) error {
-			if err := m.act(ctx, control.ActionEnrol); err != nil {
-				return err
-			}
-			return m.look(ctx)
-		}},
+		{Name: "TPM replaced, and the verifier asks for the old one", do: action(control.ActionReplaceTPM), mend: sequence(enrol, lookAgain)},
 	}
 }
 
@@ -234,6 +268,12 @@ func (m *machine) judge(ctx context.Context, c VerdictCase) (Verdict, error) {
 		return Verdict{}, fmt.Errorf("%s: %w", c.Name, err)
 	}
 	v.Before = m.before
+	if c.payload {
+		var err error
+		if v.Payload, err = m.holds(ctx); err != nil {
+			return Verdict{}, fmt.Errorf("%s: %w", c.Name, err)
+		}
+	}
 	mend := c.mend
 	if mend == nil {
 		mend = attested

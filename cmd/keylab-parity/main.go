@@ -54,27 +54,40 @@ func newCommand(in io.Reader, out, log io.Writer) *cobra.Command {
 	var o parity.Options
 	var report, record string
 	c := &cobra.Command{
-		Use:   "keylab-parity AGENT",
+		Use:   "keylab-parity [AGENT]",
 		Short: "Compare keylab's own agent with a real one",
 		Long: `Brings up a lab with agents of both kinds, does the same to both, and prints a matrix (Markdown) of what they did and of what Keylime's
-verifier made of it; progress goes to standard error. It takes some minutes. AGENT is rust-keylime's keylime_agent.`,
-		Args: cobra.ExactArgs(1), SilenceUsage: true, SilenceErrors: true,
+verifier made of it; progress goes to standard error. It takes a quarter of an hour. AGENT is rust-keylime's keylime_agent; without it, only the push
+model is compared.`,
+		Args: cobra.MaximumNArgs(1), SilenceUsage: true, SilenceErrors: true,
 		RunE: func(c *cobra.Command, args []string) error {
-			path, err := filepath.Abs(args[0])
-			if err != nil {
-				return fmt.Errorf("AGENT: %w", err)
+			o.Agent = ""
+			if len(args) > 0 {
+				o.Agent = args[0]
 			}
-			if _, err := os.Stat(path); err != nil {
-				return fmt.Errorf("AGENT: %w", err)
+			for name, path := range map[string]*string{"AGENT": &o.Agent, "--push-agent": &o.PushAgent} {
+				if *path == "" {
+					continue
+				}
+				var err error
+				if *path, err = filepath.Abs(*path); err == nil {
+					_, err = os.Stat(*path)
+				}
+				if err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
 			}
-			o.Agent = path
+			if o.Agent == "" && o.PushAgent == "" {
+				return errors.New("name an AGENT, or a --push-agent, or both")
+			}
 			o.Progress = func(line string) { fmt.Fprintln(log, line) }
 			return compare(c.Context(), o, report, record, out, log)
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.Version, "agent-version", "of an unknown version", "the agent's version, for the report")
-	f.StringVar(&o.Only, "only", "", "only the requests (cases) or only the verifier's verdicts (verdicts)")
+	f.StringVar(&o.PushAgent, "push-agent", "", "an agent of the push model, rust-keylime's keylime_push_model_agent")
+	f.StringVar(&o.Version, "agent-version", "of an unknown version", "the agents' version, for the report")
+	f.StringVar(&o.Only, "only", "", "only the requests (cases), only the verifier's verdicts in the pull model (verdicts), or only those in the push model (push)")
 	f.StringVar(&report, "report", "", "write the matrix to this file, and to standard output the counts alone")
 	f.StringVar(&record, "record", "", "write what AGENT answered to this file (JSON), to which the tests of package parity hold keylab's own agent")
 	c.AddCommand(&cobra.Command{

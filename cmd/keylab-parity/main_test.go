@@ -13,7 +13,9 @@ func TestUsage(t *testing.T) {
 		status int
 		says   string
 	}{
-		{nil, 2, "accepts 1 arg"},
+		{nil, 2, "name an AGENT, or a --push-agent, or both"},
+		{[]string{"a", "b"}, 2, "accepts at most 1 arg"},
+		{[]string{"--push-agent", "/does/not/exist"}, 2, "--push-agent: stat /does/not/exist"},
 		{[]string{"/does/not/exist"}, 2, "AGENT: stat /does/not/exist"},
 		{[]string{"main.go", "--only", "everything"}, 1, `only "everything"`},
 		{[]string{"--nonsense"}, 2, "--nonsense"},
