@@ -1,9 +1,12 @@
 package netns
 
 import (
+	"bufio"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -83,9 +86,13 @@ func (b *binaryAgent) register(ctx context.Context) error {
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			_, err := b.n.s.registrar.Agent(ctx, b.n.uuid)
-			if err == nil && b.n.s.plan.Keylime.Push() {
-				return nil
+			var err error
+			if b.n.s.plan.Keylime.Push() {
+				if err = b.activated(); err == nil || errors.Is(err, errForbidden) {
+					return err
+				}
+			} else {
+				_, err = b.n.s.registrar.Agent(ctx, b.n.uuid)
 			}
 			if err == nil {
 				var c net.Conn
@@ -100,6 +107,37 @@ func (b *binaryAgent) register(ctx context.Context) error {
 			}
 		}
 	})
+}
+
+// errForbidden is the registrar's word on an agent that it knows otherwise. The Rust agent of the push model does not end then, but asks again for ever.
+var errForbidden = errors.New("the registrar forbids the agent to register (403)")
+
+// activated reads in the log of an agent of the push model, which does not listen, that it has made itself active: the registrar may know it from before
+// it was started again, and forgets that for a moment when it registers anew.
+func (b *binaryAgent) activated() error {
+	f, err := os.Open(b.p.log)
+	if err != nil {
+		return fmt.Errorf("read the agent's log: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.Seek(b.p.from, io.SeekStart); err != nil {
+		return fmt.Errorf("read the agent's log: %w", err)
+	}
+	said := fmt.Sprintf("SUCCESS: Agent %s activated", b.n.uuid)
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 64<<20) // its evidence is one line
+	for lines.Scan() {
+		switch {
+		case strings.Contains(lines.Text(), said):
+			return nil
+		case strings.Contains(lines.Text(), "RegistrationForbidden"):
+			return errForbidden
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read the agent's log: %w", err)
+	}
+	return fmt.Errorf("its log does not have %q", said)
 }
 
 func (b *binaryAgent) certificate() *x509.Certificate { return b.cert }
