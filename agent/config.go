@@ -122,7 +122,10 @@ type Config struct {
 	StartScript func(*exec.Cmd) error
 
 	// OnRevocation receives each of the verifier's notices, checked or not, in the
-	// request that brought it. It must not keep the caller long.
+	// request that brought it. It must not keep the caller long. The agent does
+	// nothing else about a notice. The Rust agent (0.2.9, revocation.rs) then runs
+	// the programs that its option revocation_actions names and those that the
+	// payload's file action_list names, from its own folder or the payload's.
 	OnRevocation func(Revocation)
 
 	// IMAList opens the IMA measurement list (ASCII). Nil: no list is sent.
