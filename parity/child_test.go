@@ -36,6 +36,7 @@ func TestOrders(t *testing.T) {
 		}
 	}
 	for want, o := range map[string]Options{
+		"case: error parsing regexp":                  {Agent: dir, Case: "("},
 		`only "everything"`:                           {Only: "everything"},
 		"the other agent: stat /does/not/exist":       {Agent: "/does/not/exist"},
 		"the other agent: stat /neither/does/this":    {PushAgent: "/neither/does/this"},

@@ -13,11 +13,11 @@ import (
 )
 
 // kind is one kind of agent: the names of its nodes, and where in its folder it keeps its AK.
-type kind struct{ name, other, measured, akFile string }
+type kind struct{ name, other, measured, boots, akFile string }
 
 var kinds = []kind{
-	{"own", "own-2", "own-measured", "agent.json"},
-	{"real", "real-2", "real-measured", "agent_data.json"},
+	{"own", "own-2", "own-measured", "own-boots", "agent.json"},
+	{"real", "real-2", "real-measured", "real-boots", "agent_data.json"},
 }
 
 // payload is what nodes that measure are given in the pull model.
@@ -26,15 +26,15 @@ const payload = "not a real secret"
 // allowedFile is one that the runtime policy allows and that no start measures.
 const allowedFile = "/usr/bin/curl"
 
-// labSpec is the lab of a model: of each kind of agent two nodes, so that hostnames can be swapped among agents of one kind, and one whose files and boot
-// are measured.
+// labSpec is the lab of a model: of each kind of agent two nodes, so that hostnames can be swapped among agents of one kind, one whose files are measured, and one
+// whose boot is: what comes of a list that a reboot began anew would hide what comes of the boot.
 func labSpec(mode spec.Mode, agent string) (spec.Spec, error) {
 	var text strings.Builder
 	interval := "500ms"
 	if mode == spec.ModePush {
 		interval = "2s"
 	}
-	fmt.Fprintf(&text, "apiVersion: keylab/v1alpha1\nkind: Lab\nname: parity\nkeylime:\n  mode: %s\n  quoteInterval: %s\n  options:\n    verifier:\n", mode, interval)
+	fmt.Fprintf(&text, "apiVersion: keylab/v1alpha1\nkind: Lab\nname: parity-%s\nkeylime:\n  mode: %s\n  quoteInterval: %s\n  options:\n    verifier:\n", mode, mode, interval)
 	// A reboot of the machine must not be too long for the verifier, whose retries are a second apart.
 	fmt.Fprintf(&text, "      max_retries: \"10\"\n      retry_interval: \"1\"\n")
 	if mode == spec.ModePush { // every start wants a session
@@ -46,22 +46,26 @@ func labSpec(mode spec.Mode, agent string) (spec.Spec, error) {
 		if i == 1 {
 			program = ", agent: {kind: binary, path: " + strconv.Quote(agent) + "}"
 		}
-		measured := "ima: {enabled: true}, measuredBoot: {enabled: true}"
+		measured := "ima: {enabled: true}"
 		if mode == spec.ModePull {
 			measured += ", payload: {inline: " + strconv.Quote(payload) + "}"
 		}
-		fmt.Fprintf(&text, "  - {name: %s%s}\n  - {name: %s%s}\n  - {name: %s%s, %s}\n", k.name, program, k.other, program, k.measured, program, measured)
+		fmt.Fprintf(&text, "  - {name: %s%s}\n  - {name: %s%s}\n  - {name: %s%s, %s}\n  - {name: %s%s, measuredBoot: {enabled: true}}\n",
+			k.name, program, k.other, program, k.measured, program, measured, k.boots, program)
 	}
 	return spec.Decode("parity.yaml", []byte(text.String()))
 }
 
 // machines are the nodes with one kind of agent that things are done to.
-type machines struct{ plain, measured *machine }
+type machines struct{ plain, measured, boots *machine }
 
 // of is the one that a case is for.
 func (m machines) of(c VerdictCase) *machine {
-	if c.measured {
+	switch {
+	case c.measured:
 		return m.measured
+	case c.boots:
+		return m.boots
 	}
 	return m.plain
 }
@@ -69,10 +73,13 @@ func (m machines) of(c VerdictCase) *machine {
 func (k kind) machines(ctx context.Context, l *lab.Lab, p plan.Plan) (m machines, err error) {
 	m.plain = &machine{lab: l, plan: p, name: k.name, other: k.other, akFile: k.akFile}
 	m.measured = &machine{lab: l, plan: p, name: k.measured, other: k.other, akFile: k.akFile}
-	if err := m.plain.look(ctx); err != nil {
-		return m, err
+	m.boots = &machine{lab: l, plan: p, name: k.boots, other: k.other, akFile: k.akFile}
+	for _, one := range []*machine{m.plain, m.measured, m.boots} {
+		if err := one.look(ctx); err != nil {
+			return m, err
+		}
 	}
-	return m, m.measured.look(ctx)
+	return m, nil
 }
 
 // overdue is how long an agent of the push model may be overdue before that is the verdict: one that was started again is so for a moment.

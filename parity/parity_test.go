@@ -67,7 +67,7 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// The lab has three nodes with each kind of agent, one of which measures, and is given a payload where there is one.
+// The lab has four nodes with each kind of agent, one of which measures files, and one its boot; the first is given a payload where there is one.
 func TestLab(t *testing.T) {
 	for _, mode := range []spec.Mode{spec.ModePull, spec.ModePush} {
 		s, err := labSpec(mode, "/opt/keylime_agent")
@@ -82,13 +82,13 @@ func TestLab(t *testing.T) {
 			t.Errorf("the lab of the %s model is of mode %q", mode, p.Keylime.Mode)
 		}
 		for i, k := range kinds {
-			for _, name := range []string{k.name, k.other, k.measured} {
+			for _, name := range []string{k.name, k.other, k.measured, k.boots} {
 				n, ok := p.Node(name)
 				if want := [2]string{"go", "binary"}[i]; !ok || n.Agent.Kind != want {
 					t.Errorf("node %s has an agent of kind %q, want %q", name, n.Agent.Kind, want)
 				}
 				measures := name == k.measured
-				if (n.IMA != nil) != measures || (n.MeasuredBoot != nil) != measures || (n.Payload != nil) != (measures && mode == spec.ModePull) {
+				if (n.IMA != nil) != measures || (n.MeasuredBoot != nil) != (name == k.boots) || (n.Payload != nil) != (measures && mode == spec.ModePull) {
 					t.Errorf("node %s of the %s model: IMA %v, boot %v, payload %v", name, mode, n.IMA, n.MeasuredBoot, n.Payload)
 				}
 			}

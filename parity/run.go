@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -24,6 +26,7 @@ type Options struct {
 	PushAgent string // likewise, of the push model
 	Version   string // the version of both, for the report; programs cannot be asked
 	Only      string // "cases", "verdicts" or "push"; empty: all
+	Case      string // a regular expression: only verdicts of such names; empty: all
 	// Progress is told what is being done; nil: nobody is.
 	Progress func(line string)
 }
@@ -36,6 +39,9 @@ const (
 )
 
 func (o Options) check() error {
+	if _, err := regexp.Compile(o.Case); err != nil {
+		return fmt.Errorf("case: %w", err)
+	}
 	switch o.Only {
 	case "", OnlyCases, OnlyVerdicts, OnlyPush:
 	default:
@@ -88,18 +94,37 @@ func Run(ctx context.Context, o Options) (result *Result, err error) {
 	if err := os.Setenv(state.EnvBase, filepath.Join(dir, "state")); err != nil {
 		return nil, fmt.Errorf("the folder of labs: %w", err)
 	}
-	result = &Result{Agent: o.Version, Judged: map[string][2]Verdict{}}
+	tell := o.Progress
+	var telling sync.Mutex
+	o.Progress = func(line string) {
+		telling.Lock()
+		defer telling.Unlock()
+		tell(line)
+	}
+	// Side by side: most of the time both wait for the verifier.
+	var pull, push Result
+	group, ctx := errgroup.WithContext(ctx)
 	if o.Agent != "" && o.Only != OnlyPush {
-		if err := result.compare(ctx, o, spec.ModePull); err != nil {
-			return result, err
-		}
+		group.Go(func() error { return pull.compare(ctx, o, spec.ModePull) })
 	}
 	if o.PushAgent != "" && (o.Only == "" || o.Only == OnlyPush) {
-		if err := result.compare(ctx, o, spec.ModePush); err != nil {
-			return result, err
+		group.Go(func() error { return push.compare(ctx, o, spec.ModePush) })
+	}
+	err = group.Wait()
+	return merge(o.Version, pull, push), err
+}
+
+// merge makes one result of those of both models.
+func merge(version string, pull, push Result) *Result {
+	all := &Result{Agent: version, Cases: pull.Cases, Own: pull.Own, Other: pull.Other, Judged: map[string][2]Verdict{}}
+	for _, r := range []Result{pull, push} {
+		all.Models, all.Verdicts = append(all.Models, r.Models...), append(all.Verdicts, r.Verdicts...)
+		maps.Copy(all.Judged, r.Judged)
+		if r.Keylime != "" {
+			all.Keylime = r.Keylime
 		}
 	}
-	return result, nil
+	return all
 }
 
 // compare does everything of one model, in a lab of its own.
@@ -125,6 +150,7 @@ func (r *Result) compare(ctx context.Context, o Options, mode spec.Mode) (err er
 		_, e := l.Wipe(context.WithoutCancel(ctx))
 		err = errors.Join(err, e)
 	}()
+	r.Judged = map[string][2]Verdict{}
 	r.Models, r.Keylime = append(r.Models, string(mode)), p.Keylime.Version
 	both := [2]machines{}
 	for i, k := range kinds {
@@ -141,7 +167,9 @@ func (r *Result) compare(ctx context.Context, o Options, mode spec.Mode) (err er
 	if o.Only == OnlyCases {
 		return nil
 	}
-	return r.judge(ctx, verdictCasesOf(mode), both, o.Progress)
+	chosen := regexp.MustCompile(o.Case) // check has seen it
+	cases := slices.DeleteFunc(verdictCasesOf(mode), func(c VerdictCase) bool { return !chosen.MatchString(c.Name) })
+	return r.judge(ctx, cases, both, o.Progress)
 }
 
 // ask does all cases to both agents, at the same time.

@@ -21,8 +21,8 @@ type VerdictCase struct {
 	Name   string
 	Push   bool   // it is one of the push model
 	Reason string // why the agents differ here, or empty
-	// measured: it is done to the node whose files and boot are measured.
-	measured bool
+	// measured and boots: it is done to the node whose files, or whose boot, are measured.
+	measured, boots bool
 	// payload: what is in the node's memory is part of the verdict.
 	payload bool
 	// do does it and mend undoes it, so that the agent is attested again; nil: nothing is to be done.
@@ -193,13 +193,13 @@ func VerdictCases() []VerdictCase {
 
 func verdictCasesOf(mode spec.Mode) []VerdictCase {
 	if mode == spec.ModePush {
-		cases := append(pushCases(), measuredCases(control.ActionEnrol)...)
+		cases := slices.Concat(pushCases(), measuredCases(oneBootTime), bootCases())
 		for i := range cases {
 			cases[i].Push = true
 		}
 		return cases
 	}
-	return slices.Concat(pullCases(), measuredCases(control.ActionReactivate), payloadCases())
+	return slices.Concat(pullCases(), measuredCases(""), bootCases(), payloadCases())
 }
 
 func pullCases() []VerdictCase {

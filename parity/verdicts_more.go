@@ -20,9 +20,16 @@ func measure(change control.Measurement) func(context.Context, *machine) error {
 	}
 }
 
-// measuredCases are those of a node whose files and boot are measured. again is the action after which the verifier trusts a node that was rebooted.
-func measuredCases(again string) []VerdictCase {
-	mend := action(control.ActionReboot, again)
+// oneBootTime is why the agents of the push model differ after a reboot.
+const oneBootTime = "The Rust agent takes the time of the boot from /proc/stat, which is the lab's machine's and stays. So the verifier goes on with the list from where it " +
+	"stood, beyond the end of the new one, and takes no evidence. keylab's own agent tells when its node booted; the verifier asks for the whole list, and fails it since it goes on " +
+	"from the old PCR 10"
+
+// measuredCases are those of a node whose files are measured. They are mended by an enrolment, which lets nothing of a failure stay: not its event
+// in the pull model, and not the failure itself in the push model. reason is why the agents differ after a reboot.
+func measuredCases(reason string) []VerdictCase {
+	enrol := action(control.ActionEnrol)
+	mend := action(control.ActionReboot, control.ActionEnrol)
 	file := func(path, content string) func(context.Context, *machine) error {
 		c := control.Measurement{Kind: control.MeasureFile, Path: path}
 		if content != "" {
@@ -32,22 +39,34 @@ func measuredCases(again string) []VerdictCase {
 	}
 	cases := []VerdictCase{
 		{Name: "a file that the runtime policy allows", do: file(allowedFile, "")},
-		{Name: "node rebooted that had measured a file", do: action(control.ActionReboot), mend: action(again)},
+		{Name: "node rebooted that had measured a file", Reason: reason, do: action(control.ActionReboot), mend: enrol},
 		{Name: "a file that the runtime policy does not allow", do: file("/tmp/miner", "miner"), mend: mend},
 		{Name: "another content of a file that it allows", do: file(allowedFile, "rootkit"), mend: mend},
 		{Name: "the newest entry taken out of the IMA list", do: sequence(file(allowedFile, ""), attested, measure(control.Measurement{Kind: control.TamperList})), mend: mend},
 		{Name: "PCR 10 extended, and the IMA list not", do: measure(control.Measurement{Kind: control.TamperPCR}), mend: mend},
 	}
-	for _, t := range bootlog.Tampers() {
-		// The reboot into another boot is one for the IMA list too; what is compared is what comes of both.
-		cases = append(cases, VerdictCase{Name: "boot: " + t.Name, do: measure(control.Measurement{Kind: control.TamperBoot, Tamper: t.Name}), mend: mend})
-	}
-	// Once enrolled again the node has the reference state of its new firmware.
-	cases = append(cases, VerdictCase{Name: "firmware updated", do: measure(control.Measurement{Kind: control.UpdateFirmware, Version: "9.9"}), mend: action(control.ActionEnrol)})
 	for i := range cases {
 		cases[i].measured = true
 	}
 	return cases
+}
+
+// bootCases are those of a node whose boot is measured, mended likewise: one of each kind of tampering, since what a verifier makes of the others does not
+// depend on the agent.
+func bootCases() []VerdictCase {
+	var cases []VerdictCase
+	known := map[[2]bool]bool{}
+	for _, t := range bootlog.Tampers() {
+		kind := [2]bool{t.BreaksReplay, t.BreaksRefState}
+		if !known[kind] {
+			cases = append(cases, VerdictCase{Name: "boot: " + t.Name, boots: true, do: measure(control.Measurement{Kind: control.TamperBoot, Tamper: t.Name}),
+				mend: action(control.ActionReboot, control.ActionEnrol)})
+		}
+		known[kind] = true
+	}
+	// Once enrolled again the node has the reference state of its new firmware.
+	return append(cases, VerdictCase{Name: "firmware updated", boots: true, do: measure(control.Measurement{Kind: control.UpdateFirmware, Version: "9.9"}),
+		mend: action(control.ActionEnrol)})
 }
 
 // payloadCases are about what the tenant encrypts for an agent, and the verifier gives it the key for.

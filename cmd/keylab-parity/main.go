@@ -88,6 +88,7 @@ model is compared.`,
 	f.StringVar(&o.PushAgent, "push-agent", "", "an agent of the push model, rust-keylime's keylime_push_model_agent")
 	f.StringVar(&o.Version, "agent-version", "of an unknown version", "the agents' version, for the report")
 	f.StringVar(&o.Only, "only", "", "only the requests (cases), only the verifier's verdicts in the pull model (verdicts), or only those in the push model (push)")
+	f.StringVar(&o.Case, "case", "", "of the verdicts, only those whose names match this regular expression")
 	f.StringVar(&report, "report", "", "write the matrix to this file, and to standard output the counts alone")
 	f.StringVar(&record, "record", "", "write what AGENT answered to this file (JSON), to which the tests of package parity hold keylab's own agent")
 	c.AddCommand(&cobra.Command{
