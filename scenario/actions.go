@@ -50,6 +50,7 @@ func init() {
 		control.ActionRestartAgent:  "start the node's agent again, which then registers anew",
 		control.ActionRuntimePolicy: "give the verifier a runtime policy of the node that also allows all files which it has measured",
 		control.ActionBootPolicy:    "give the verifier the reference state of the firmware that the node has now",
+		control.ActionContact:       "give the node's agent another contact address, with which it registers; the one that it had leads nowhere any more",
 		control.ActionReimage:       "install the node anew: its TPM stays, what its agent had on the disk is lost",
 		control.ActionResetTPM:      "clear the node's TPM (TPM2_Clear) and reboot it: the EK stays, all other keys are lost",
 	} {

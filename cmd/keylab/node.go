@@ -24,6 +24,7 @@ func newNode(s streams) *cobra.Command {
   crash          cut its power and start it: the TPM's clock goes back to what it last saved
   replace-tpm    put another TPM into it, with an EK certificate of the lab's active CA; the old one is destroyed
   restart-agent  start its agent again, which then registers
+  contact        give its agent another contact address, a hostname, with which it registers; the one that it had leads nowhere any more
   reimage        install it anew: it keeps its TPM, and what its agent had on the disk, such as its key, is lost
   pcr-extend     extend a --pcr by something that no log has
   tpm-reset      clear its TPM, as a firmware's menu does, and reboot: the EK and its certificate stay, the agent's key is lost

@@ -30,6 +30,8 @@ const (
 
 	ActionReimage = "reimage" // the disk is lost and the machine installed anew: the TPM stays, what the agent kept is gone
 
+	ActionContact = "contact" // its agent gets another contact address, and registers with it
+
 	ActionAdd    = "add"    // a node joins the running lab, and is attested
 	ActionRemove = "remove" // a node leaves it, and Keylime is told
 
@@ -46,7 +48,7 @@ const (
 // Actions are all kinds of Action.
 var Actions = []string{
 	ActionStop, ActionStart, ActionReboot, ActionCrash, ActionReplaceTPM, ActionReactivate, ActionEnrol, ActionForget, ActionRestartAgent, ActionReimage,
-	ActionAdd, ActionRemove, ActionExtendPCR, ActionResetTPM, ActionSwapTPMs, ActionCloneTPM, ActionRuntimePolicy, ActionBootPolicy, ActionTPMPolicy,
+	ActionContact, ActionAdd, ActionRemove, ActionExtendPCR, ActionResetTPM, ActionSwapTPMs, ActionCloneTPM, ActionRuntimePolicy, ActionBootPolicy, ActionTPMPolicy,
 }
 
 // TwoNodes tells whether an action is done to two nodes.

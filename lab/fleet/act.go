@@ -63,6 +63,8 @@ func Act[N any](ctx context.Context, m Machines[N], a control.Action) (string, e
 	}
 	var done string
 	switch {
+	case a.Kind == control.ActionContact:
+		done, err = changeContact(ctx, m, n, a)
 	case a.Kind == control.ActionExtendPCR:
 		done, err = extendPCR(ctx, m, n, a)
 	case a.Kind == control.ActionRuntimePolicy || a.Kind == control.ActionBootPolicy || a.Kind == control.ActionTPMPolicy:

@@ -68,6 +68,7 @@ func (m machines) LoseDisk(_ context.Context, n *node) error {
 	if err := os.RemoveAll(m.s.dir.Agent(n.Name)); err != nil {
 		return fmt.Errorf("lose the disk: %w", err)
 	}
+	n.unroute()                            // a name that it was given goes with the disk
 	if n.Agent.UUID == spec.UUIDGenerate { // it gets another one, and with it another name
 		n.withdraw()
 		n.outdate()
@@ -77,12 +78,19 @@ func (m machines) LoseDisk(_ context.Context, n *node) error {
 
 // withdraw takes the node's name, which goes with its TPM, away from the ingress, and forgets how it was enrolled.
 func (n *node) withdraw() {
+	n.unroute()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.enrolled.Done = false
+}
+
+// unroute has the ingress refuse the node's name.
+func (n *node) unroute() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.hostname != "" && n.s.ingress.Routes()[n.hostname] == join(n.Address, n.Agent.Port) { // and not the one of whom it has a copy
 		n.s.ingress.RemoveRoute(n.hostname)
 	}
-	n.enrolled.Done = false
 }
 
 // outdate notes that the node's TPM, which is about to be destroyed, may be known to registrar and verifier: unless another node has its like.

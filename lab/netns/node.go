@@ -114,8 +114,12 @@ func (n *node) startTPM(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	hostname, err := fleet.Hostname(n.s.dir, n.Node, id, n.s.plan.Domain)
+	if err != nil {
+		return err
+	}
 	n.mu.Lock()
-	n.identity, n.uuid, n.hostname = identity, id, plan.ContactHostname(id, n.s.plan.Domain)
+	n.identity, n.uuid, n.hostname = identity, id, hostname
 	n.mu.Unlock()
 	return n.boot(ctx)
 }

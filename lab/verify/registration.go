@@ -33,9 +33,12 @@ func (v *verification) registered(_ context.Context, n Node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	hostname := plan.ContactHostname(n.UUID, v.plan.Domain)
-	if record.IP != hostname || record.Port != plan.IngressPort {
-		return "", fmt.Errorf("the registrar has contact address %s:%d for agent %s, not its own %s:%d", record.IP, record.Port, n.UUID, hostname, plan.IngressPort)
+	// Its own, also if it was given another name since: what its UUID makes of it is at the end.
+	if !strings.HasSuffix(n.Hostname, plan.ContactHostname(n.UUID, v.plan.Domain)) {
+		return "", fmt.Errorf("the agent's hostname is %s, in which its UUID %s is not", n.Hostname, n.UUID)
+	}
+	if record.IP != n.Hostname || record.Port != plan.IngressPort {
+		return "", fmt.Errorf("the registrar has contact address %s:%d for agent %s, not its own %s:%d", record.IP, record.Port, n.UUID, n.Hostname, plan.IngressPort)
 	}
 	return fmt.Sprintf("contact address %s:%d", record.IP, record.Port), nil
 }

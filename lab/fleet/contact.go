@@ -1,0 +1,86 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"keylab.dev/keylab/internal/atomicfile"
+	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/lab/state"
+)
+
+// Renamer is a substrate that can give its nodes' agents other contact addresses.
+type Renamer[N any] interface {
+	// Rename gives a node's agent another contact address, starts it again and returns when it has registered with that. The name that it had leads nowhere
+	// any more.
+	Rename(ctx context.Context, n N) (hostname string, err error)
+	// Asked tells whether the verifier connects to agents.
+	Asked() bool
+}
+
+func changeContact[N any](ctx context.Context, m Machines[N], n N, a control.Action) (string, error) {
+	r, ok := m.(Renamer[N])
+	if !ok {
+		return "", errNoBench
+	}
+	if err := mustBeOn(ctx, m, n, a.Node); err != nil {
+		return "", err
+	}
+	hostname, err := r.Rename(ctx, n)
+	if err != nil {
+		return "", err
+	}
+	done := fmt.Sprintf("its agent has registered with the contact address %s", hostname)
+	if r.Asked() {
+		done += fmt.Sprintf("; the verifier goes on asking at the one that it had, until `keylab node enrol %s` tells it of the new one", a.Node)
+	}
+	return done, nil
+}
+
+// Hostname is the contact address of a node's agent: what follows from its UUID, below the name that it was given since, if it was.
+func Hostname(dir state.Dir, n plan.Node, uuid, domain string) (string, error) {
+	count, err := renames(dir, n)
+	if err != nil {
+		return "", err
+	}
+	hostname := plan.ContactHostname(uuid, domain)
+	if count > 0 {
+		hostname = fmt.Sprintf("renamed-%d.%s", count, hostname)
+	}
+	return hostname, nil
+}
+
+// CountRename gives a node's agent another name. It is a part of the agent's configuration, and so on its disk.
+func CountRename(dir state.Dir, n plan.Node) error {
+	count, err := renames(dir, n)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(renamesFile(dir, n), []byte(strconv.Itoa(count+1)+"\n"), 0o600)
+}
+
+func renamesFile(dir state.Dir, n plan.Node) string {
+	return filepath.Join(dir.Agent(n.Name), "renamed")
+}
+
+func renames(dir state.Dir, n plan.Node) (int, error) {
+	text, err := os.ReadFile(renamesFile(dir, n))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	count := 0
+	if err == nil {
+		count, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("how often the agent of %s was renamed: %w", n.Name, err)
+	}
+	return count, nil
+}
