@@ -36,6 +36,7 @@ func TestFaultsAreSeen(t *testing.T) {
 		{Kind: control.FaultDNSFailure, Options: map[string]string{"answer": control.DNSNothing}},
 		{Kind: control.FaultLatency, Nodes: []string{"node-2"}, Options: map[string]string{"delay": "100ms", "jitter": "10ms"}},
 		{Kind: control.FaultLoss, Nodes: []string{"node-2"}},
+		{Kind: control.FaultNAT, Nodes: []string{"node-2"}},
 	}
 	for _, f := range faults {
 		t.Run(f.Kind, func(t *testing.T) {

@@ -49,6 +49,7 @@ type labHost struct {
 	h      *netlink.Handle
 	ports  []port         // one for each interface
 	cables []*cable       // bad ones, in place of the ports' own; guarded by Lab.mu
+	nat    *natRouter     // between the port and the switch, or nil; guarded by Lab.mu
 	links  map[string]int // link numbers by interface name
 }
 
@@ -270,7 +271,7 @@ func (l *Lab) connect(host *labHost, f Interface) (port, error) {
 // namespace only some time after its last user is gone, and until then the
 // switch would still have the port.
 func (h *labHost) close() error {
-	errs := []error{h.repair()}
+	errs := []error{h.repair(), h.leaveNAT()}
 	for _, p := range h.ports {
 		link, err := p.sw.h.LinkByName(p.name)
 		if err == nil {
@@ -285,10 +286,14 @@ func (h *labHost) close() error {
 
 // release lets go of the namespace; its links end with it.
 func (h *labHost) release() error {
+	var err error
+	if h.nat != nil {
+		err = h.nat.release()
+	}
 	if h.h != nil {
 		h.h.Close()
 	}
-	return h.ns.Close()
+	return errors.Join(err, h.ns.Close())
 }
 
 // Host returns the named host's namespace, or nil if there is no such host.

@@ -28,7 +28,7 @@
 //   - [CountConnections]: connections to a host's port, as its kernel sees them.
 //   - [ServeDNS] and [ServeIngress].
 //   - [ProbeTCP], [ProbeUDP], [ProbeICMP], [ProbeARP] and [Lab.SharedSegment]: proofs of what is reachable and what is not.
-//   - [Lab.Partition], [Lab.Impair], [Lab.Bridge] and [Router.OpenAll]: faults, to see the proofs fail.
+//   - [Lab.Partition], [Lab.Impair], [Lab.InsertNAT], [Lab.Bridge] and [Router.OpenAll]: faults, to see the proofs fail.
 //   - [Available] and [SelfTest]: whether this machine can do it.
 //
 // # What a caller must provide

@@ -49,6 +49,9 @@ func (l *Lab) Impair(host string, i Impairment) error {
 	if i == (Impairment{}) {
 		return nil
 	}
+	if h.nat != nil {
+		return fmt.Errorf("impair %s: it is behind a NAT router: take that away first", host)
+	}
 	for _, p := range h.ports {
 		c, err := newCable(p, i)
 		if err != nil {

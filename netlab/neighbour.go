@@ -80,6 +80,9 @@ func (l *Lab) MoveAddress(host string, from, to netip.Addr) error {
 	if h == nil {
 		return fail(errors.New("no such host"))
 	}
+	if h.nat != nil {
+		return fail(errors.New("it is behind a NAT router: take that away first"))
+	}
 	for _, f := range h.spec.Interfaces {
 		i := slices.Index(f.Addresses, from)
 		if i < 0 {

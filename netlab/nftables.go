@@ -81,11 +81,14 @@ func icmpEchoRequest() []expr.Any {
 	}
 }
 
-func fromLink(name string) []expr.Any {
+func fromLink(name string) []expr.Any { return byLink(expr.MetaKeyIIFNAME, name) }
+func toLink(name string) []expr.Any   { return byLink(expr.MetaKeyOIFNAME, name) }
+
+func byLink(which expr.MetaKey, name string) []expr.Any {
 	padded := make([]byte, unix.IFNAMSIZ)
 	copy(padded, name)
 	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Meta{Key: which, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: padded},
 	}
 }

@@ -67,6 +67,7 @@ const (
 	FaultClockSkew      = "clock-skew"
 	FaultLatency        = "latency"
 	FaultLoss           = "loss"
+	FaultNAT            = "nat"
 	FaultDNSFailure     = "dns-failure"
 	FaultUnknownName    = "unknown-name"
 	FaultIngressDown    = "ingress-down"
@@ -103,6 +104,7 @@ var Faults = []FaultKind{
 	{Kind: FaultLoss, Nodes: 1, About: "lose packets of a node, in each direction", Options: []FaultOption{
 		{Name: "percent", Type: OptionPercent, Default: "30", About: "how many"},
 	}},
+	{Kind: FaultNAT, Nodes: 1, About: "put a node behind a NAT router of its own: its connections get out, none gets in"},
 	{Kind: FaultDeadAgent, Nodes: 1, About: "stop a node's agent in order"},
 	{Kind: FaultAgentKilled, Nodes: 1, About: "kill a node's agent: connections under way break off"},
 	{Kind: FaultAgentRestart, Nodes: 1, Momentary: true, About: "stop a node's agent and start it again"},

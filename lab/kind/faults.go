@@ -54,6 +54,7 @@ func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 		control.FaultServiceDown:    {Inflict: l.serviceDown, Mend: l.serviceUp, Broke: "the %s is stopped", Mended: "the %s runs again, with the database that it had"},
 		control.FaultServiceKilled:  {Inflict: l.serviceKilled, Mend: l.serviceUp, Broke: "the %s is killed", Mended: "the %s runs again, with the database that it had"},
 		control.FaultDatabaseFull:   {Inflict: l.fillDisk, Mend: l.freeDisk, Broke: "the disk of the %s is full", Mended: "the disk of the %s has room again", Told: "the verifier was told to ask all agents again"},
+		control.FaultNAT:            {Impossible: "the nodes of a kind cluster find one another at their addresses, and the cluster would lose one that it cannot reach"},
 		control.FaultServiceRestart: {Inflict: l.serviceRestart, Broke: "the %s was stopped and runs again, with the database that it had"},
 	}
 	why := ""

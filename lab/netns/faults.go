@@ -31,6 +31,7 @@ func (s *supervisor) faults() map[string]fleet.Breakage[*node] {
 		control.FaultPartition:    {Inflict: s.partition, Mend: s.heal, Broke: "the node's link is cut", Mended: "the node's link is up again", Told: "the verifier was told to ask its agent again"},
 		control.FaultLatency:      {Inflict: s.impair, Mend: s.impair, Broke: "the node's packets are held up in each direction", Mended: "the node's packets are no longer held up", Told: "the verifier was told to ask its agent again"},
 		control.FaultLoss:         {Inflict: s.impair, Mend: s.impair, Broke: "packets of the node are lost in each direction", Mended: "the node's packets are no longer lost", Told: "the verifier was told to ask its agent again"},
+		control.FaultNAT:          {Inflict: s.insertNAT, Mend: s.removeNAT, Broke: "the node is behind a NAT router; its connections were broken, and none gets in", Mended: "the node is no longer behind a NAT router", Told: "the verifier was told to ask its agent again"},
 		control.FaultDeadTPM: {
 			Inflict: killTPM, Mend: s.reviveTPM, Broke: "the TPM's process is killed",
 			Mended: "the TPM runs again", Told: "its clock had gone back with the power, which the verifier does not forgive, so the agent was enrolled anew",
@@ -111,6 +112,17 @@ func (s *supervisor) partition(_ context.Context, f fault) error {
 
 func (s *supervisor) heal(ctx context.Context, f fault) error {
 	if err := s.network.Heal(f.On[0].Name); err != nil {
+		return err
+	}
+	return s.askAgain(ctx, f, f.On)
+}
+
+func (s *supervisor) insertNAT(ctx context.Context, f fault) error {
+	return s.network.InsertNAT(ctx, f.On[0].Name)
+}
+
+func (s *supervisor) removeNAT(ctx context.Context, f fault) error {
+	if err := s.network.RemoveNAT(f.On[0].Name); err != nil {
 		return err
 	}
 	return s.askAgain(ctx, f, f.On)

@@ -9,9 +9,13 @@ import (
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/proof"
+	"keylab.dev/keylab/netlab"
 )
 
-var _ proof.Target = target{}
+var (
+	_ proof.Target = target{}
+	_ proof.NATs   = target{}
+)
 
 // Mark implements control.Lab.
 func (s *supervisor) Mark(ctx context.Context) (control.Mark, error) {
@@ -41,6 +45,9 @@ func (t target) DNSAnswers(context.Context) (map[string]uint64, error) {
 	}
 	return answers, nil
 }
+
+// NAT implements proof.NATs.
+func (t target) NAT(node string) (netlab.NATStats, bool, error) { return t.s.network.NAT(node) }
 
 func (t target) AgentAddress(_ context.Context, node string) (netip.AddrPort, error) {
 	n, err := t.s.node(node)

@@ -77,6 +77,7 @@ var provers = map[string]prover{
 	control.FaultClockSkew:      clockSkew,
 	control.FaultLatency:        latency,
 	control.FaultLoss:           loss,
+	control.FaultNAT:            nat,
 }
 
 // Fired looks for the proof of a fault; whether f is to be cleared does not matter. It takes about a second at most.
