@@ -30,7 +30,8 @@ func (v *verification) attested(ctx context.Context, n Node) (string, error) {
 		if last.AttestationCount > first.AttestationCount {
 			return fmt.Sprintf("attestation_count %d → %d in %.1f s", first.AttestationCount, last.AttestationCount, time.Since(start).Seconds()), nil
 		}
-		if last.Untrusted() {
+		// An agent of the push model that is only overdue is trusted again with its next evidence.
+		if last.Untrusted() && !last.Overdue() {
 			return "", fmt.Errorf("the verifier has given this agent up: state %s", last.Verdict())
 		}
 		select {
