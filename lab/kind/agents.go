@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -194,9 +195,20 @@ func (l *Lab) served(ctx context.Context, n plan.Node, nonce string) (int, error
 	}
 	text, err := k.typed.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: manifests.ContainerAgent}).DoRaw(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("read the log of pod %s: %w", pod.Name, err)
+		onNode, nodeErr := l.logOnNode(ctx, n, pod)
+		if nodeErr != nil {
+			return 0, fmt.Errorf("read the log of pod %s: %w", pod.Name, errors.Join(err, nodeErr))
+		}
+		text = []byte(onNode)
 	}
 	return fleet.Served(bytes.NewReader(text), l.planned.Keylime.Push(), nonce)
+}
+
+// logOnNode is the log of an agent's pod as it lies on its node, for when the node's kubelet does not run, which Kubernetes asks for logs. Every line begins with
+// time, stream and a tag, which are left out (CRI logging, kubernetes/design-proposals-archive, node/kubelet-cri-logging.md).
+func (l *Lab) logOnNode(ctx context.Context, n plan.Node, pod *corev1.Pod) (string, error) {
+	dir := fmt.Sprintf("/var/log/pods/%s_%s_%s/%s", pod.Namespace, pod.Name, pod.UID, manifests.ContainerAgent)
+	return l.execOutput(ctx, n.KubernetesName, "sh", "-c", `cut -d " " -f 4- "$0"/*.log`, dir)
 }
 
 // applyIngress installs the ingress, if it is keylab's own, and waits until it answers on the load balancer's address. Another one is the user's to bring,
