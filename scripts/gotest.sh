@@ -14,7 +14,7 @@ export CGO_ENABLED=1 # for the tests of the TPM simulator
 trap 'scripts/sweep.sh --quiet || true' EXIT
 
 # Labs wait more than they compute.
-flags=(-timeout 30m -parallel "$((2 * $(nproc)))")
+flags=(-timeout 60m -parallel "$((2 * $(nproc)))")
 if [[ ${CI:-} == true ]]; then
   flags+=(-count=1)
 fi
