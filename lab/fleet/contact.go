@@ -2,15 +2,9 @@ package fleet
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
-	"keylab.dev/keylab/internal/atomicfile"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/state"
@@ -63,7 +57,7 @@ func CountRename(dir state.Dir, n plan.Node) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(renamesFile(dir, n), []byte(strconv.Itoa(count+1)+"\n"), 0o600)
+	return writeCount(renamesFile(dir, n), count+1)
 }
 
 func renamesFile(dir state.Dir, n plan.Node) string {
@@ -71,16 +65,5 @@ func renamesFile(dir state.Dir, n plan.Node) string {
 }
 
 func renames(dir state.Dir, n plan.Node) (int, error) {
-	text, err := os.ReadFile(renamesFile(dir, n))
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	count := 0
-	if err == nil {
-		count, err = strconv.Atoi(strings.TrimSpace(string(text)))
-	}
-	if err != nil {
-		return 0, fmt.Errorf("how often the agent of %s was renamed: %w", n.Name, err)
-	}
-	return count, nil
+	return readCount(renamesFile(dir, n), "how often the agent of "+n.Name+" was renamed")
 }

@@ -9,8 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"keylab.dev/keylab/internal/atomicfile"
 	"keylab.dev/keylab/lab/plan"
@@ -57,7 +55,7 @@ func CountReplacement(dir state.Dir, n plan.Node) error {
 	if err := os.Remove(seedFile(dir, n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forget the seed of the TPM that %s had: %w", n.Name, err)
 	}
-	return atomicfile.Write(replacementsFile(dir, n), []byte(strconv.Itoa(count+1)+"\n"), 0o600)
+	return writeCount(replacementsFile(dir, n), count+1)
 }
 
 // SwapTPMs exchanges the TPMs of two nodes that are off, in the lab's folder.
@@ -121,16 +119,5 @@ func seedFile(dir state.Dir, n plan.Node) string { return dir.TPM(n.Name) + ".se
 func replacementsFile(dir state.Dir, n plan.Node) string { return dir.TPM(n.Name) + ".replaced" }
 
 func replacements(dir state.Dir, n plan.Node) (int, error) {
-	text, err := os.ReadFile(replacementsFile(dir, n))
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	count := 0
-	if err == nil {
-		count, err = strconv.Atoi(strings.TrimSpace(string(text)))
-	}
-	if err != nil {
-		return 0, fmt.Errorf("how often the TPM of %s was replaced: %w", n.Name, err)
-	}
-	return count, nil
+	return readCount(replacementsFile(dir, n), "how often the TPM of "+n.Name+" was replaced")
 }
