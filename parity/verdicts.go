@@ -193,16 +193,17 @@ func VerdictCases() []VerdictCase {
 
 func verdictCasesOf(mode spec.Mode) []VerdictCase {
 	if mode == spec.ModePush {
-		cases := slices.Concat(pushCases(), measuredCases(oneBootTime), bootCases())
+		cases := slices.Concat(policyCases(), pushCases(), measuredCases(oneBootTime), bootCases())
 		for i := range cases {
 			cases[i].Push = true
 		}
 		return cases
 	}
-	return slices.Concat(pullCases(), measuredCases(""), bootCases(), payloadCases())
+	return slices.Concat(policyCases(), pullCases(), measuredCases(""), bootCases(), payloadCases())
 }
 
-func pullCases() []VerdictCase {
+// policyCases are those of TPM policies, alike in both models.
+func policyCases() []VerdictCase {
 	enrol := action(control.ActionEnrol)
 	resetPCR := tool("tpm2_pcrreset", policyPCR)
 	good := policy(`{"` + policyPCR + `":["` + zeros + `"]}`)
@@ -215,6 +216,13 @@ func pullCases() []VerdictCase {
 		{Name: "TPM policy of all PCRs, one of which does not fit", do: policy(allPCRs()), mend: enrol},
 		{Name: "PCR extended against the policy", do: sequence(good, attested, extend), mend: sequence(resetPCR, enrol)},
 		{Name: "PCR extended that no policy names", do: extend, mend: resetPCR},
+	}
+}
+
+// pullCases are those of the pull model alone that need nothing measured.
+func pullCases() []VerdictCase {
+	enrol := action(control.ActionEnrol)
+	return []VerdictCase{
 		{Name: "PCR 16, which binds the payload key, extended", do: tool("tpm2_pcrextend", "16:sha256="+other)},
 		{Name: "node rebooted", do: action(control.ActionReboot), mend: action(control.ActionReactivate)},
 		{Name: "power cut", do: action(control.ActionCrash), mend: enrol},

@@ -112,20 +112,10 @@ func (m *machine) holds(ctx context.Context) (string, error) {
 	return "something else", nil
 }
 
-// pushCases are those of the push model that need nothing measured.
+// pushCases are those of the push model alone that need nothing measured.
 func pushCases() []VerdictCase {
 	enrol := action(control.ActionEnrol)
-	resetPCR := tool("tpm2_pcrreset", policyPCR)
-	good := policy(`{"` + policyPCR + `":["` + zeros + `"]}`)
-	extend := tool("tpm2_pcrextend", policyPCR+":sha256="+other)
 	return []VerdictCase{
-		{Name: "good"},
-		{Name: "good, with a TPM policy that fits", do: good, mend: enrol},
-		{Name: "TPM policy that does not fit", do: policy(`{"` + policyPCR + `":["` + other + `"]}`), mend: enrol},
-		{Name: "TPM policy with one value of several", do: policy(`{"` + policyPCR + `":["` + other + `","` + zeros + `"]}`), mend: enrol},
-		{Name: "TPM policy of all PCRs, one of which does not fit", do: policy(allPCRs()), mend: enrol},
-		{Name: "PCR extended against the policy", do: sequence(good, attested, extend), mend: sequence(resetPCR, enrol)},
-		{Name: "PCR extended that no policy names", do: extend, mend: resetPCR},
 		{Name: "node rebooted", do: action(control.ActionReboot)},
 		{Name: "power cut", do: action(control.ActionCrash), mend: enrol},
 		{Name: "AK lost, and the registrar keeps the old one", do: sequence(action(control.ActionStop), loseAK, startIfItCan), mend: sequence(forget,
