@@ -20,6 +20,7 @@ type upFlags struct {
 	mode        string
 	ekAlgorithm string
 	akAlgorithm string
+	hash        string
 	backend     string
 	seed        string
 	agentBinary string
@@ -54,6 +55,7 @@ Options given here win over the file. Interrupted, it takes back what it did.`,
 	fl.StringVar(&f.mode, "mode", "", "who opens the connections: pull (the verifier) or push (the agents)")
 	fl.StringVar(&f.ekAlgorithm, "ek-algorithm", "", "the EKs' algorithm: rsa2048 or ecc-p256")
 	fl.StringVar(&f.akAlgorithm, "ak-algorithm", "", "the AKs' signature scheme: rsassa or ecdsa")
+	fl.StringVar(&f.hash, "hash-algorithm", "", "hash of the AKs' signatures, and the PCR bank that is quoted: sha256, sha384, sha512 or sha1")
 	fl.StringVar(&f.backend, "tpm-backend", "", "what simulates the TPMs: auto, swtpm or simulator")
 	fl.StringVar(&f.seed, "seed", "", "seed of the TPMs: the same one gives the same EKs and UUIDs")
 	fl.StringVar(&f.agentBinary, "agent-binary", "", "run this program as the nodes' agent (rust-keylime's keylime_agent)")
@@ -165,6 +167,9 @@ func (f *upFlags) spec(c *cobra.Command, s streams, args []string) (lab.Spec, er
 	}
 	if f.akAlgorithm != "" {
 		labSpec.Agent.AKAlgorithm = spec.AKAlgorithm(f.akAlgorithm)
+	}
+	if f.hash != "" {
+		labSpec.Agent.HashAlgorithm = spec.HashAlgorithm(f.hash)
 	}
 	if f.backend != "" {
 		labSpec.TPM.Backend = spec.Backend(f.backend)
