@@ -42,6 +42,8 @@ func TestLab(t *testing.T) {
 	t.Run("node restarted", func(t *testing.T) { nodeRestarted(l.on(t)) })
 	t.Run("node stopped", func(t *testing.T) { nodeStopped(l.on(t)) })
 	t.Run("TPM replaced", func(t *testing.T) { tpmReplaced(l.on(t)) })
+	t.Run("TPMs exchanged", func(t *testing.T) { tpmsExchanged(l.on(t)) })
+	t.Run("disk lost", func(t *testing.T) { diskLost(l.on(t)) })
 	t.Run("TPM killed", func(t *testing.T) { tpmKilled(l.on(t)) })
 	t.Run("routes swapped", func(t *testing.T) { routesSwapped(l.on(t)) })
 	t.Run("agent frozen", func(t *testing.T) {
@@ -199,6 +201,34 @@ func tpmReplaced(l *testLab) {
 	n := l.node("node-2")
 	if n.UUID == before.UUID || n.Hostname == before.Hostname || n.EKSerial == before.EKSerial || n.State != "registered" {
 		t.Errorf("with another TPM it is %+v, before %+v", n, before)
+	}
+	l.run("node", "enrol", "--lab", l.name, "node-2")
+	l.passes()
+}
+
+// TPMs that have changed places take their UUIDs along. The agents' keys stay, so that the registrar refuses them until they are enrolled anew.
+func tpmsExchanged(l *testLab) {
+	t := l.t
+	one, two := l.node("node-1"), l.node("node-2")
+	for range 2 { // there and back
+		said := l.run("node", "tpm-swap", "--lab", l.name, "node-1", "node-2")
+		one, two = two, one
+		if a, b := l.node("node-1"), l.node("node-2"); a.UUID != one.UUID || a.EKSerial != one.EKSerial || b.UUID != two.UUID || a.State != "agent dead" || b.State != "agent dead" {
+			t.Errorf("with exchanged TPMs they are %+v and %+v, want UUIDs %s and %s: %s", a, b, one.UUID, two.UUID, said)
+		}
+		l.run("node", "enrol", "--lab", l.name, "node-1")
+		l.run("node", "enrol", "--lab", l.name, "node-2")
+	}
+	l.passes()
+}
+
+// A machine that was installed anew has the UUID that it had, by its TPM, and an agent that the registrar refuses until it is enrolled anew.
+func diskLost(l *testLab) {
+	t := l.t
+	before := l.node("node-2")
+	l.run("node", "reimage", "--lab", l.name, "node-2")
+	if n := l.node("node-2"); n.UUID != before.UUID || n.EKSerial != before.EKSerial || n.State != "agent dead" || !strings.Contains(n.Detail, "403") {
+		t.Errorf("installed anew it is %+v, before %+v", n, before)
 	}
 	l.run("node", "enrol", "--lab", l.name, "node-2")
 	l.passes()

@@ -170,7 +170,7 @@ func (l Lab) agentSets() []*appsv1.DaemonSet {
 			for _, n := range group {
 				names = append(names, n.Name)
 			}
-			d.Spec.Template.Spec.Affinity = onLabNodes(names...)
+			d.Spec.Template.Spec.Affinity = whereAgentsMay(names...)
 		}
 		sets = append(sets, d)
 	}
@@ -185,6 +185,7 @@ func (l Lab) agentSet(nodes []Node) *appsv1.DaemonSet {
 		Env:            []corev1.EnvVar{field("NODE_NAME", "spec.nodeName"), {Name: "KEYLIME_AGENT_CONFIG", Value: configDir + "/agent.conf"}},
 		Ports:          []corev1.ContainerPort{{Name: "agent", ContainerPort: int32(nodes[0].Port)}},
 		ReadinessProbe: tcpProbe(intstr.FromString("agent")), SecurityContext: restricted(),
+		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError, // its last words are in the pod's status
 		VolumeMounts: []corev1.VolumeMount{
 			{Name: "config", MountPath: configDir, SubPathExpr: "$(NODE_NAME)", ReadOnly: true},
 			{Name: "data", MountPath: dataDir},
@@ -193,7 +194,7 @@ func (l Lab) agentSet(nodes []Node) *appsv1.DaemonSet {
 	}
 	tpm := corev1.ResourceRequirements{Limits: corev1.ResourceList{ResourceTPM: resource.MustParse("1")}}
 	pod := corev1.PodSpec{
-		ServiceAccountName: AppAgent, AutomountServiceAccountToken: ptr(false), EnableServiceLinks: ptr(false), Affinity: onLabNodes(),
+		ServiceAccountName: AppAgent, AutomountServiceAccountToken: ptr(false), EnableServiceLinks: ptr(false), Affinity: whereAgentsMay(),
 		SecurityContext: &corev1.PodSecurityContext{FSGroup: ptr(int64(AgentUser))},
 		Volumes: []corev1.Volume{
 			{Name: "config", VolumeSource: corev1.VolumeSource{Projected: l.agentFiles(nodes)}},
@@ -221,6 +222,14 @@ func (l Lab) agentSet(nodes []Node) *appsv1.DaemonSet {
 	pod.Containers = []corev1.Container{agent}
 	d := l.daemonSet(AppAgent, l.AgentNamespace, pod)
 	return d
+}
+
+// whereAgentsMay keeps agents on the nodes that the lab knows, all or those of these names, and off those that are to have none.
+func whereAgentsMay(names ...string) *corev1.Affinity {
+	a := onLabNodes(names...)
+	term := &a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0]
+	term.MatchExpressions = append(term.MatchExpressions, corev1.NodeSelectorRequirement{Key: LabelNoAgent, Operator: corev1.NodeSelectorOpDoesNotExist})
+	return a
 }
 
 // agentFiles are the nodes' files, each in a folder with the node's name, of which a pod mounts its own.

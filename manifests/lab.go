@@ -61,7 +61,9 @@ type Agent struct {
 // The names by which a lab finds its pods.
 const (
 	LabelNode = "keylab.dev/node" // on nodes and on agents' pods: the lab's name of the node
-	LabelName = "app.kubernetes.io/name"
+	// LabelNoAgent is on nodes whose agent the registrar will not have, so that Kubernetes does not start it again and again: its value says why.
+	LabelNoAgent = "keylab.dev/no-agent"
+	LabelName    = "app.kubernetes.io/name"
 	// LabelControlPlane is on the node that is the control plane, and is the key of the taint that keeps pods off it.
 	LabelControlPlane = "node-role.kubernetes.io/control-plane"
 	AppAgent          = "keylime-agent"

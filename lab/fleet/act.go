@@ -38,6 +38,10 @@ type Machines[N any] interface {
 	Stale(ctx context.Context, n N) (bool, error)
 	// EnrolAgain has the verifier forget a node, under its former UUID too, and the tenant enrol it; it waits for the first good quote.
 	EnrolAgain(ctx context.Context, n N) error
+
+	Bench[N]
+	Renamer[N]
+	Policymaker[N]
 }
 
 // actLimit is how long an action or a fault may take: what a lab waits for then does not come.

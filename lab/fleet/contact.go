@@ -10,7 +10,7 @@ import (
 	"keylab.dev/keylab/lab/state"
 )
 
-// Renamer is a substrate that can give its nodes' agents other contact addresses.
+// Renamer gives a substrate's agents other contact addresses.
 type Renamer[N any] interface {
 	// Rename gives a node's agent another contact address, starts it again and returns when it has registered with that. The name that it had leads nowhere
 	// any more.
@@ -20,19 +20,15 @@ type Renamer[N any] interface {
 }
 
 func changeContact[N any](ctx context.Context, m Machines[N], n N, a control.Action) (string, error) {
-	r, ok := m.(Renamer[N])
-	if !ok {
-		return "", errNoBench
-	}
 	if err := mustBeOn(ctx, m, n, a.Node); err != nil {
 		return "", err
 	}
-	hostname, err := r.Rename(ctx, n)
+	hostname, err := m.Rename(ctx, n)
 	if err != nil {
 		return "", err
 	}
 	done := fmt.Sprintf("its agent has registered with the contact address %s", hostname)
-	if r.Asked() {
+	if m.Asked() {
 		done += fmt.Sprintf("; the verifier goes on asking at the one that it had, until `keylab node enrol %s` tells it of the new one", a.Node)
 	}
 	return done, nil

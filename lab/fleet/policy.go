@@ -21,7 +21,7 @@ import (
 	"keylab.dev/keylab/lab/state"
 )
 
-// Policymaker is a substrate whose nodes' policies can be changed.
+// Policymaker knows what it takes to change a node's policies.
 type Policymaker[N any] interface {
 	// Policies is what a change of a node's policies needs. The node is on.
 	Policies(ctx context.Context, n N) (Policies, error)
@@ -44,14 +44,10 @@ type Policies struct {
 var errNotEnrolled = errors.New("the verifier has no such policy of it: it is not enrolled")
 
 func changePolicy[N any](ctx context.Context, m Machines[N], n N, a control.Action) (string, error) {
-	maker, ok := m.(Policymaker[N])
-	if !ok {
-		return "", errNoBench
-	}
 	if err := mustBeOn(ctx, m, n, a.Node); err != nil {
 		return "", err
 	}
-	p, err := maker.Policies(ctx, n)
+	p, err := m.Policies(ctx, n)
 	if err != nil {
 		return "", err
 	}

@@ -60,31 +60,53 @@ func CountReplacement(dir state.Dir, n plan.Node) error {
 
 // SwapTPMs exchanges the TPMs of two nodes that are off, in the lab's folder.
 func SwapTPMs(dir state.Dir, a, b plan.Node) error {
+	return SwapSeeds(dir, a, b, func() error { return swapFolders(dir, a, b) })
+}
+
+// SwapSeeds notes that two nodes have exchanged their TPMs, which exchange does.
+func SwapSeeds(dir state.Dir, a, b plan.Node, exchange func() error) error {
 	seedA, errA := TPMSeed(dir, a)
 	seedB, errB := TPMSeed(dir, b)
 	if err := errors.Join(errA, errB); err != nil {
 		return err
 	}
+	if err := exchange(); err != nil {
+		return err
+	}
+	return errors.Join(keepSeed(dir, a, seedB), keepSeed(dir, b, seedA))
+}
+
+func swapFolders(dir state.Dir, a, b plan.Node) error {
 	aside := dir.TPM(a.Name) + ".moving"
 	for _, move := range [][2]string{{dir.TPM(a.Name), aside}, {dir.TPM(b.Name), dir.TPM(a.Name)}, {aside, dir.TPM(b.Name)}} {
 		if err := os.Rename(move[0], move[1]); err != nil {
 			return fmt.Errorf("exchange the TPMs of %s and %s: %w", a.Name, b.Name, err)
 		}
 	}
-	return errors.Join(keepSeed(dir, a, seedB), keepSeed(dir, b, seedA))
+	return nil
 }
 
 // CloneTPM puts a copy of one node's TPM in the place of another's. Both are off.
 func CloneTPM(dir state.Dir, from, to plan.Node) error {
+	return CloneSeed(dir, from, to, func() error {
+		if err := os.RemoveAll(dir.TPM(to.Name)); err != nil {
+			return fmt.Errorf("take the TPM of %s out: %w", to.Name, err)
+		}
+		if err := CopyPrivate(dir.TPM(from.Name), dir.TPM(to.Name)); err != nil {
+			return fmt.Errorf("copy the TPM of %s into %s: %w", from.Name, to.Name, err)
+		}
+		return nil
+	})
+}
+
+// CloneSeed notes that one node has a copy of another's TPM, which copy makes.
+func CloneSeed(dir state.Dir, from, to plan.Node, copy func() error) error {
 	seed, err := TPMSeed(dir, from)
 	if err != nil {
 		return err
 	}
-	if err := os.RemoveAll(dir.TPM(to.Name)); err != nil {
-		return fmt.Errorf("take the TPM of %s out: %w", to.Name, err)
-	}
-	if err := CopyPrivate(dir.TPM(from.Name), dir.TPM(to.Name)); err != nil {
-		return fmt.Errorf("copy the TPM of %s into %s: %w", from.Name, to.Name, err)
+	if err := copy(); err != nil {
+		return err
 	}
 	return keepSeed(dir, to, seed)
 }

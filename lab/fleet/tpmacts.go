@@ -11,14 +11,10 @@ import (
 // ErrNotRegistered says that a node runs, but its agent could not register: the registrar knows another TPM or another AK under its UUID.
 var ErrNotRegistered = errors.New("its agent could not register")
 
-// PCRExtender is a substrate that can extend its nodes' PCRs.
-type PCRExtender[N any] interface {
+// Bench is where a substrate takes its nodes apart: it changes what is in their TPMs and on their disks, and which node has which TPM.
+type Bench[N any] interface {
 	// ExtendPCR extends a PCR in all banks by something that no log has. The node is on.
 	ExtendPCR(ctx context.Context, n N, pcr int) error
-}
-
-// Bench is a substrate that can take its nodes apart: it changes what is in their TPMs and on their disks, and which node has which TPM.
-type Bench[N any] interface {
 	// ClearTPM does TPM2_Clear. The node is on.
 	ClearTPM(ctx context.Context, n N) error
 	// SwapTPMs exchanges two nodes' TPMs. Both are off.
@@ -30,10 +26,6 @@ type Bench[N any] interface {
 }
 
 func extendPCR[N any](ctx context.Context, m Machines[N], n N, a control.Action) (string, error) {
-	e, ok := m.(PCRExtender[N])
-	if !ok {
-		return "", errNoBench
-	}
 	if err := mustBeOn(ctx, m, n, a.Node); err != nil {
 		return "", err
 	}
@@ -41,22 +33,15 @@ func extendPCR[N any](ctx context.Context, m Machines[N], n N, a control.Action)
 	if *a.PCR == agentPCR {
 		done += ", and a pull agent does so before each of its quotes"
 	}
-	return done, e.ExtendPCR(ctx, n, *a.PCR)
+	return done, m.ExtendPCR(ctx, n, *a.PCR)
 }
 
 // agentPCR is the one that pull agents reset for each quote, and extend by their payload key (tpm.TPM_KEY_PCR; Keylime calls it "data").
 const agentPCR = 16
 
-// errNoBench is the answer of a substrate that cannot take its nodes apart.
-var errNoBench = errors.New("this is not yet on kind: use the substrate netns")
-
 // takeApart does what is done to TPMs and disks while their machines are off, and starts the machines again. That an agent then cannot register is not an error
 // but what there is to be seen.
 func takeApart[N any](ctx context.Context, m Machines[N], n N, a control.Action) (string, error) {
-	bench, ok := m.(Bench[N])
-	if !ok {
-		return "", errNoBench
-	}
 	nodes, names := []N{n}, []string{a.Node}
 	if a.Other != "" {
 		other, err := m.Find(a.Other)
@@ -69,7 +54,7 @@ func takeApart[N any](ctx context.Context, m Machines[N], n N, a control.Action)
 		if err := mustBeOn(ctx, m, n, a.Node); err != nil {
 			return "", err
 		}
-		if err := bench.ClearTPM(ctx, n); err != nil {
+		if err := m.ClearTPM(ctx, n); err != nil {
 			return "", err
 		}
 	}
@@ -91,13 +76,13 @@ func takeApart[N any](ctx context.Context, m Machines[N], n N, a control.Action)
 		done = "its TPM was cleared: it has the EK and the EK certificate that it had, but no AK and no clock"
 	case control.ActionSwapTPMs:
 		done = fmt.Sprintf("it has exchanged its TPM with %s", a.Other)
-		err = bench.SwapTPMs(ctx, nodes[0], nodes[1])
+		err = m.SwapTPMs(ctx, nodes[0], nodes[1])
 	case control.ActionCloneTPM:
 		done = fmt.Sprintf("%s has a copy of its TPM, and so the same UUID", a.Other)
-		err = bench.CloneTPM(ctx, nodes[0], nodes[1])
+		err = m.CloneTPM(ctx, nodes[0], nodes[1])
 	case control.ActionReimage:
 		done = "it was installed anew: it has the TPM that it had, and nothing of what its agent had kept, such as the AK"
-		err = bench.LoseDisk(ctx, n)
+		err = m.LoseDisk(ctx, n)
 	}
 	if err != nil {
 		return "", err

@@ -124,11 +124,17 @@ func (l *Lab) awaitAgent(n plan.Node) func(context.Context) error {
 			if err != nil {
 				return "", err
 			}
+			if said := refusedRegistration(*pod); said != "" {
+				return "", fleet.Hopeless(fmt.Errorf("%w: %s", fleet.ErrNotRegistered, said))
+			}
 			if err := k.crashed(ctx, *pod); err != nil {
 				return "", err
 			}
 			if !podReady(*pod) {
 				return "pod " + pod.Name + " is " + strings.ToLower(string(pod.Status.Phase)) + " and not ready", nil
+			}
+			if err := l.activated(ctx, *pod, uuid); err != nil {
+				return "", err
 			}
 			_, err = registrar.Agent(ctx, uuid)
 			return "", err
@@ -136,7 +142,7 @@ func (l *Lab) awaitAgent(n plan.Node) func(context.Context) error {
 		if err != nil {
 			return err
 		}
-		return l.learnNode(n.Name, func(f *nodeFacts) { f.Registered, f.Forgotten = true, false })
+		return l.learnNode(n.Name, func(f *nodeFacts) { f.Registered, f.Unregistered, f.Forgotten = true, "", false })
 	}
 }
 

@@ -10,11 +10,17 @@ import (
 	"keylab.dev/keylab/lab/spec"
 )
 
-func TestNATIsRefused(t *testing.T) {
+// What a cluster cannot do is refused with the reason.
+func TestImpossibleFaults(t *testing.T) {
 	l := &Lab{}
 	l.planned.Keylime.Mode = string(spec.ModePush)
-	_, err := fleet.Break(t.Context(), l.faults(), control.Fault{Kind: control.FaultNAT, Nodes: []string{"node-1"}}, func(string) (plan.Node, error) { return plan.Node{}, nil })
-	if err == nil || !strings.Contains(err.Error(), "fault nat is not possible in this lab: the nodes of a kind cluster") {
-		t.Errorf("%v, want the reason why a node of a kind cluster is not put behind a NAT router", err)
+	for want, f := range map[string]control.Fault{
+		"fault nat is not possible in this lab: the nodes of a kind cluster":                             {Kind: control.FaultNAT, Nodes: []string{"node-1"}},
+		"fault clock-skew is not possible in this lab: the images of Keylime's services have no library": {Kind: control.FaultClockSkew, Component: plan.Verifier, Options: map[string]string{"by": "26h"}},
+	} {
+		_, err := fleet.Break(t.Context(), l.faults(), f, func(string) (plan.Node, error) { return plan.Node{}, nil })
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
 	}
 }

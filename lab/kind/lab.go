@@ -62,9 +62,10 @@ type nodeFacts struct {
 	EKCertificate []byte           `json:"ek_certificate,omitempty"` // DER
 	Registered    bool             `json:"registered,omitempty"`
 	Enrolled      verify.Enrolment `json:"enrolled"`
-	Former        []string         `json:"former,omitempty"`    // UUIDs of TPMs that were replaced, which the verifier may still know
-	Killed        string           `json:"killed,omitempty"`    // the agent's container that was killed on purpose
-	Forgotten     bool             `json:"forgotten,omitempty"` // registrar and verifier were told to forget it, and its agent has not registered since
+	Former        []string         `json:"former,omitempty"`       // UUIDs of TPMs that were replaced, which the verifier may still know
+	Killed        string           `json:"killed,omitempty"`       // the agent's container that was killed on purpose
+	Unregistered  string           `json:"unregistered,omitempty"` // why its agent could not register, and has no pod
+	Forgotten     bool             `json:"forgotten,omitempty"`    // registrar and verifier were told to forget it, and its agent has not registered since
 }
 
 func factsFile(dir state.Dir) string { return dir.Path + "/kind.json" }

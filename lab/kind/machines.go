@@ -14,17 +14,12 @@ import (
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
-	"keylab.dev/keylab/manifests"
 )
 
 // machines is what can be done to the lab's workers and their TPMs: each is a container.
 type machines struct{ l *Lab }
 
-var (
-	_ fleet.Machines[plan.Node]    = machines{}
-	_ fleet.PCRExtender[plan.Node] = machines{}
-	_ fleet.Policymaker[plan.Node] = machines{}
-)
+var _ fleet.Machines[plan.Node] = machines{}
 
 // Act does one thing to one node, and says what was done.
 func (l *Lab) Act(ctx context.Context, a control.Action) (string, error) {
@@ -92,6 +87,9 @@ func (m machines) PowerOn(ctx context.Context, n plan.Node) error {
 	if err != nil {
 		before = "" // the pod was deleted with the TPM that it knew
 	}
+	if err := m.l.admitAgent(ctx, n); err != nil {
+		return err
+	}
 	if err := m.startTPM(ctx, n); err != nil {
 		return err
 	}
@@ -109,7 +107,16 @@ func (m machines) PowerOn(ctx context.Context, n plan.Node) error {
 	if err != nil {
 		return err
 	}
-	if err := m.l.awaitAgent(n)(ctx); err != nil {
+	return m.awaitRegistered(ctx, n)
+}
+
+// awaitRegistered waits until a node's agent has registered and can be reached. One that cannot register has no pod then.
+func (m machines) awaitRegistered(ctx context.Context, n plan.Node) error {
+	err := m.l.awaitAgent(n)(ctx)
+	if errors.Is(err, fleet.ErrNotRegistered) {
+		return errors.Join(err, m.l.expelAgent(context.WithoutCancel(ctx), n, err))
+	}
+	if err != nil {
 		return err
 	}
 	return m.l.awaitRoute(ctx, n, n)
@@ -123,41 +130,25 @@ func (m machines) startTPM(ctx context.Context, n plan.Node) error {
 	return m.l.awaitControl(ctx, tpmPart(n.Name))
 }
 
-// NewTPM destroys the old TPM with its volume, and makes another one. The agent's pod goes too: the next one has the new name and certificate.
+// NewTPM destroys the old TPM with its volume, and makes another one.
 func (m machines) NewTPM(ctx context.Context, n plan.Node) error {
-	l := m.l
-	name := l.resource(tpmPart(n.Name))
-	if err := l.docker.ContainerRemove(ctx, name, container.RemoveOptions{Force: true}); err != nil && !cerrdefs.IsNotFound(err) {
-		return fmt.Errorf("take the old TPM out: %w", err)
-	}
-	if err := l.docker.VolumeRemove(ctx, name, true); err != nil && !cerrdefs.IsNotFound(err) {
-		return fmt.Errorf("take the old TPM out: %w", err)
-	}
-	if err := fleet.CountReplacement(l.dir, n); err != nil {
+	if err := m.takeOut(ctx, n); err != nil {
 		return err
 	}
-	err := l.learnNode(n.Name, func(f *nodeFacts) {
-		f.Former = append(append([]string(nil), f.Former...), f.UUID)
-		f.Registered, f.Enrolled.Done = false, false
-	})
+	home, err := m.l.tpmVolume(n.Name)
 	if err != nil {
 		return err
 	}
-	if err := l.startTPM(n)(ctx); err != nil {
+	if err := m.l.docker.VolumeRemove(ctx, m.l.resource(home), true); err != nil && !cerrdefs.IsNotFound(err) {
+		return fmt.Errorf("destroy the old TPM of %s: %w", n.Name, err)
+	}
+	if err := fleet.CountReplacement(m.l.dir, n); err != nil {
 		return err
 	}
-	k, err := l.cluster()
-	if err != nil {
+	if err := m.withdraw(n, m.outdated(n)); err != nil {
 		return err
 	}
-	objects, err := l.objects()
-	if err != nil {
-		return err
-	}
-	if err := k.apply(ctx, manifests.Agents(objects)); err != nil {
-		return err
-	}
-	return l.deleteAgentPod(ctx, n)
+	return m.putIn(ctx, n)
 }
 
 // deleteAgentPod has Kubernetes make another pod for a node's agent; it is no error when there is none.
@@ -216,18 +207,21 @@ func (m machines) Forget(ctx context.Context, n plan.Node) error {
 	return m.l.learnNode(n.Name, func(f *nodeFacts) { f.Enrolled.Done, f.Forgotten, f.Former = false, true, nil })
 }
 
-// RestartAgent has Kubernetes make another pod for the agent. One that cannot register is started again and again, ever later.
+// RestartAgent has Kubernetes make another pod for the agent.
 func (m machines) RestartAgent(ctx context.Context, n plan.Node) error {
 	if err := m.l.deleteAgentPod(ctx, n); err != nil {
 		return err
 	}
-	if err := m.l.awaitAgent(n)(ctx); err != nil {
+	if err := m.l.admitAgent(ctx, n); err != nil {
 		return err
 	}
-	return m.l.awaitRoute(ctx, n, n)
+	return m.awaitRegistered(ctx, n)
 }
 
 func (m machines) Stale(ctx context.Context, n plan.Node) (bool, error) {
+	if m.l.node(n.Name).Unregistered != "" {
+		return true, nil // for another AK, where it is not for the certificate
+	}
 	id, err := m.Endorsement(ctx, n)
 	if err != nil {
 		return false, err
@@ -284,13 +278,6 @@ func (m machines) EnrolAgain(ctx context.Context, n plan.Node) error {
 		return err
 	}
 	return l.awaitTrusted(ctx, v, n, known.UUID)
-}
-
-// ExtendPCR uses the tools in the TPM's own container.
-func (m machines) ExtendPCR(ctx context.Context, n plan.Node, pcr int) error {
-	tool := fmt.Sprintf("printf 'keylab pcr-extend' | TPM2TOOLS_TCTI='%s' tpm2_pcrevent %d", tctiAt(tpmSocketDir), pcr)
-	_, err := m.l.execOutput(ctx, m.l.resource(tpmPart(n.Name)), "sh", "-c", tool)
-	return err
 }
 
 // findNode knows the lab's nodes by name.

@@ -118,6 +118,8 @@ func (l *Lab) faultsAmong(ctx context.Context, containers map[string]container.S
 			faults[n.Name] = &fleet.Fault{State: fleet.StateOff, Detail: fmt.Sprintf("its container %s does not run", n.KubernetesName)}
 		} else if f := l.tpmFault(containers, n.Name); f != nil {
 			faults[n.Name] = f
+		} else if why := known.Nodes[n.Name].Unregistered; why != "" {
+			faults[n.Name] = &fleet.Fault{State: fleet.StateAgentDead, Detail: why + ", and has no pod"}
 		} else if known.Nodes[n.Name].Registered {
 			registered = append(registered, n)
 		}

@@ -25,7 +25,7 @@ const (
 	tpmStateDir = "/state"
 )
 
-// tpmPart is the name of a node's TPM container and of its volume.
+// tpmPart is the name of a node's TPM container, and of the volume of the TPM that it was made with.
 func tpmPart(node string) string { return "tpm-" + node }
 
 // socketDir is the folder of one node's TPM sockets on this machine: nobody but that node and the TPM's container has it mounted.
@@ -38,7 +38,11 @@ func (l *Lab) startTPM(n plan.Node) func(context.Context) error {
 		if err := l.makeSocketDir(n.Name); err != nil {
 			return err
 		}
-		volume, err := l.makeVolume(ctx, tpmPart(n.Name), true)
+		home, err := l.tpmVolume(n.Name)
+		if err != nil {
+			return err
+		}
+		volume, err := l.makeVolume(ctx, home, true)
 		if err != nil {
 			return err
 		}
@@ -105,8 +109,12 @@ func (l *Lab) manufacture(ctx context.Context, n plan.Node) error {
 	if err != nil {
 		return err
 	}
+	hostname, err := fleet.Hostname(l.dir, n, uuid, l.planned.Domain)
+	if err != nil {
+		return err
+	}
 	return l.learnNode(n.Name, func(f *nodeFacts) {
-		f.UUID, f.Hostname, f.EKCertificate = uuid, plan.ContactHostname(uuid, l.planned.Domain), certificate
+		f.UUID, f.Hostname, f.EKCertificate = uuid, hostname, certificate
 	})
 }
 

@@ -14,11 +14,6 @@ import (
 	"keylab.dev/keylab/lab/spec"
 )
 
-var (
-	_ fleet.PCRExtender[*node] = machines{}
-	_ fleet.Bench[*node]       = machines{}
-)
-
 // command sends a command to the node's TPM.
 func (n *node) command(do func(transport.TPM) error) (err error) {
 	c, err := n.openTPM()

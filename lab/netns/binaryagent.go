@@ -1,7 +1,6 @@
 package netns
 
 import (
-	"bufio"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -88,7 +87,7 @@ func (b *binaryAgent) register(ctx context.Context) error {
 		for {
 			var err error
 			if b.n.s.plan.Keylime.Push() {
-				if err = b.activated(); err == nil || errors.Is(err, errForbidden) {
+				if err = b.activated(); err == nil || errors.Is(err, fleet.ErrForbidden) {
 					return err
 				}
 			} else {
@@ -109,11 +108,7 @@ func (b *binaryAgent) register(ctx context.Context) error {
 	})
 }
 
-// errForbidden is the registrar's word on an agent that it knows otherwise. The Rust agent of the push model does not end then, but asks again for ever.
-var errForbidden = errors.New("the registrar forbids the agent to register (403)")
-
-// activated reads in the log of an agent of the push model, which does not listen, that it has made itself active: the registrar may know it from before
-// it was started again, and forgets that for a moment when it registers anew.
+// activated reads in the log of an agent of the push model that it has made itself active since it was started.
 func (b *binaryAgent) activated() error {
 	f, err := os.Open(b.p.log)
 	if err != nil {
@@ -123,21 +118,7 @@ func (b *binaryAgent) activated() error {
 	if _, err := f.Seek(b.p.from, io.SeekStart); err != nil {
 		return fmt.Errorf("read the agent's log: %w", err)
 	}
-	said := fmt.Sprintf("SUCCESS: Agent %s activated", b.n.uuid)
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 64<<20) // its evidence is one line
-	for lines.Scan() {
-		switch {
-		case strings.Contains(lines.Text(), said):
-			return nil
-		case strings.Contains(lines.Text(), "RegistrationForbidden"):
-			return errForbidden
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("read the agent's log: %w", err)
-	}
-	return fmt.Errorf("its log does not have %q", said)
+	return fleet.Activated(f, b.n.uuid)
 }
 
 func (b *binaryAgent) certificate() *x509.Certificate { return b.cert }

@@ -6,8 +6,6 @@ import (
 	"keylab.dev/keylab/lab/fleet"
 )
 
-var _ fleet.Renamer[*node] = machines{}
-
 func (m machines) Asked() bool { return !m.s.plan.Keylime.Push() }
 
 func (m machines) Rename(ctx context.Context, n *node) (string, error) {

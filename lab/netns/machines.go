@@ -15,10 +15,7 @@ import (
 // machines is what can be done to the lab's nodes.
 type machines struct{ s *supervisor }
 
-var (
-	_ fleet.Machines[*node]    = machines{}
-	_ fleet.Policymaker[*node] = machines{}
-)
+var _ fleet.Machines[*node] = machines{}
 
 // Act implements control.Lab.
 func (s *supervisor) Act(ctx context.Context, a control.Action) (string, error) {
