@@ -48,6 +48,7 @@ type accessBook struct {
 	order   []string // ring of the last quotes' nonces
 	next    int      // oldest entry of order, once it is full
 	revoked []Revocation
+	told    uint64 // how many notices there were
 }
 
 func (b *accessBook) request(endpoint Endpoint) {
@@ -80,14 +81,17 @@ func (b *accessBook) quote(nonce string, now time.Time) {
 	b.nonces[nonce]++
 }
 
-// revocation keeps the last maxRevocations notices.
-func (b *accessBook) revocation(r Revocation) {
+// revocation keeps the last maxRevocations notices, and gives this one its number.
+func (b *accessBook) revocation(r Revocation) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.told++
+	r.Number = b.told
 	if len(b.revoked) >= maxRevocations {
 		b.revoked = b.revoked[1:]
 	}
 	b.revoked = append(b.revoked, r)
+	return r.Number
 }
 
 func (b *accessBook) tlsRefused() {

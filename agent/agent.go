@@ -37,7 +37,8 @@ type Agent struct {
 	server        *tls.Certificate
 
 	halves   keyHalves
-	payloads payloadWorker
+	payloads worker
+	actions  worker
 	notifier atomic.Pointer[x509.Certificate] // by which notices are checked
 	book     accessBook
 	serving  struct {
@@ -206,5 +207,6 @@ func (a *Agent) Close() error {
 		<-done
 	}
 	a.payloads.close()
+	a.actions.close()
 	return a.device.close()
 }

@@ -117,16 +117,25 @@ type Config struct {
 	// and then runs PayloadScript, the name of a program in it; "" runs nothing.
 	ExtractPayload bool
 	PayloadScript  string
-	// StartScript starts the payload's script where the agent's machine is, e.g. in
+	// StartScript starts the payload's script, or a revocation action, where the agent's machine is, e.g. in
 	// a network namespace. Default: cmd.Start.
 	StartScript func(*exec.Cmd) error
 
 	// OnRevocation receives each of the verifier's notices, checked or not, in the
-	// request that brought it. It must not keep the caller long. The agent does
-	// nothing else about a notice. The Rust agent (0.2.9, revocation.rs) then runs
-	// the programs that its option revocation_actions names and those that the
-	// payload's file action_list names, from its own folder or the payload's.
+	// request that brought it. It must not keep the caller long.
 	OnRevocation func(Revocation)
+	// RevocationActions are programs to run at each notice whose signature is right,
+	// by their names in RevocationActionsDir (or in the payload, if PayloadActions), as
+	// the Rust agent's options revocation_actions and revocation_actions_dir. They have
+	// the agent's rights, and a file of the notice's message as their argument.
+	RevocationActions    []string
+	RevocationActionsDir string
+	// PayloadActions has those run too that the payload's file ActionList names, of
+	// the payload itself (the Rust agent's option allow_payload_revocation_actions,
+	// which is true by default). They are found in an archive that ExtractPayload unpacks.
+	PayloadActions bool
+	// OnActions receives how the actions of a notice ended, when the last one has.
+	OnActions func(Revocation, []ActionRun)
 
 	// IMAList opens the IMA measurement list (ASCII). Nil: no list is sent.
 	IMAList func() (io.ReadCloser, error)

@@ -49,6 +49,9 @@ func (a *Agent) runPayload(ctx context.Context, key, payload []byte) {
 		a.log.Warn("unpacking the payload", "error", err)
 		return
 	}
+	if a.cfg.PayloadActions {
+		a.allowActions(dir)
+	}
 	if a.cfg.PayloadScript == "" {
 		return
 	}
@@ -145,9 +148,9 @@ func (a *Agent) runScript(ctx context.Context, script string) error {
 	return cmd.Wait()
 }
 
-// payloadWorker handles payloads one after the other, apart from the requests
-// that brought them.
-type payloadWorker struct {
+// worker does one thing after the other, apart from the requests that brought them:
+// payloads, or the actions of notices.
+type worker struct {
 	mu      sync.Mutex
 	queue   []func(context.Context)
 	running bool
@@ -156,7 +159,7 @@ type payloadWorker struct {
 	idle    sync.WaitGroup
 }
 
-func (w *payloadWorker) add(work func(context.Context)) {
+func (w *worker) add(work func(context.Context)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.queue = append(w.queue, work)
@@ -177,7 +180,7 @@ func (w *payloadWorker) add(work func(context.Context)) {
 }
 
 // next is nil when nothing is left to do.
-func (w *payloadWorker) next() func(context.Context) {
+func (w *worker) next() func(context.Context) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.queue) == 0 || w.closed {
@@ -190,7 +193,7 @@ func (w *payloadWorker) next() func(context.Context) {
 }
 
 // close ends what runs, and waits for it.
-func (w *payloadWorker) close() {
+func (w *worker) close() {
 	w.mu.Lock()
 	w.closed = true
 	if w.cancel != nil {

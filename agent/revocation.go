@@ -26,6 +26,8 @@ type Revocation struct {
 	// Problem says why the notice is not to be trusted: ErrUnsigned,
 	// ErrNoNotifier or ErrForged is in it. Nil for one that was checked.
 	Problem error `json:"-"`
+	// Number tells the notices that an agent got apart: 1 for the first.
+	Number uint64 `json:"-"`
 }
 
 // Why a notice is not to be trusted.
@@ -110,8 +112,8 @@ func (a *Agent) loadNotifier(dir string) {
 	}
 }
 
-// revocation takes a notice and checks it; the last ones can be read with
-// Revocations. The verifier learns nothing of the check, as from the Rust agent.
+// revocation takes a notice, checks it, and has the actions run that are meant for
+// it; the last ones can be read with Revocations. The verifier learns nothing of the check, as from the Rust agent.
 func (a *Agent) revocation(r *request) answer {
 	body, problem := readTexts(r, []string{"msg", "signature"})
 	if problem != nil {
@@ -119,10 +121,13 @@ func (a *Agent) revocation(r *request) answer {
 	}
 	n := Revocation{Message: body["msg"], Signature: body["signature"]}
 	n.Problem = CheckNotice(a.notifier.Load(), n.Message, n.Signature)
-	a.book.revocation(n)
+	n.Number = a.book.revocation(n)
 	a.log.Info("revocation notice", "problem", n.Problem)
 	if a.cfg.OnRevocation != nil {
 		a.cfg.OnRevocation(n)
+	}
+	if n.Problem == nil {
+		a.startActions(n)
 	}
 	return success(nil)
 }

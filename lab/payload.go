@@ -39,24 +39,31 @@ func readPayload(p spec.Payload) ([]byte, error) {
 	if p.File == "" {
 		return []byte(p.Inline), nil
 	}
-	f, err := os.Open(p.File)
+	data, err := readLimited(p.File, spec.MaxPayload, "the most that fits through Keylime and into the agent's memory")
+	if err == nil && p.Autorun {
+		err = checkAutorun(p.File, data)
+	}
+	return data, err
+}
+
+// readLimited reads a regular file that is not empty and not larger than most bytes, which is why.
+func readLimited(path string, most int, why string) ([]byte, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, errors.Join(err, fmt.Errorf("%s is no regular file", p.File))
+		return nil, errors.Join(err, fmt.Errorf("%s is no regular file", path))
 	}
-	data, err := io.ReadAll(io.LimitReader(f, spec.MaxPayload+1))
+	data, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
 	switch {
 	case err != nil:
 		return nil, err
 	case len(data) == 0:
-		return nil, fmt.Errorf("%s is empty", p.File)
-	case len(data) > spec.MaxPayload:
-		return nil, fmt.Errorf("%s is larger than %d KiB, the most that fits through Keylime and into the agent's memory", p.File, spec.MaxPayload>>10)
-	case p.Autorun:
-		return data, checkAutorun(p.File, data)
+		return nil, fmt.Errorf("%s is empty", path)
+	case len(data) > most:
+		return nil, fmt.Errorf("%s is larger than %d KiB, %s", path, most>>10, why)
 	}
 	return data, nil
 }
@@ -74,7 +81,7 @@ func checkAutorun(file string, data []byte) error {
 }
 
 // writePayloads puts the lab's copies in place of those of an earlier run.
-func writePayloads(dir state.Dir, payloads map[string][]byte) error {
+func writePayloads(dir state.Dir, payloads, actions map[string][]byte) error {
 	if err := os.RemoveAll(dir.Payloads()); err != nil {
 		return fmt.Errorf("delete the payloads of the lab's last run: %w", err)
 	}
@@ -86,8 +93,11 @@ func writePayloads(dir state.Dir, payloads map[string][]byte) error {
 		if err := atomicfile.Write(dir.Payload(name), data, 0o600); err != nil {
 			return err
 		}
+		if err := writeActions(filepath.Dir(dir.Payload(name)), actions); err != nil {
+			return err
+		}
 	}
-	return nil
+	return writeActions(dir.Action(""), actions) // for nodes without a payload
 }
 
 // withPayloadFiles is the specification that the lab's folder keeps: its payloads are the copies beside it, so that lab.yaml holds nothing secret.

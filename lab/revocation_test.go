@@ -1,6 +1,10 @@
 package lab_test
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +13,48 @@ import (
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 )
+
+// The agents run the actions that came with their payloads when they are told, and the lab shows how each ended; whoever has no payload has them too.
+func TestRevocationActions(t *testing.T) {
+	t.Parallel()
+	l := up(t, quick(t, `name: actions
+payload: {inline: something}
+keylime:
+  revocation:
+    agent: true
+    actions:
+      - {name: note.sh, inline: "#!/bin/sh\ncat \"$1\" >> noted\n"}
+      - {name: fail.sh, inline: "#!/bin/sh\necho there is no one to tell >&2\nexit 3\n"}
+      - {name: never.sh, inline: "#!/bin/sh\ntouch never\n"}
+nodes: [{name: a}, {name: b}, {name: none, payload: {none: true}}]
+ima: {enabled: true}
+`))
+	change(t, l, control.Measurement{Kind: control.TamperPCR, Node: "a"})
+	want := []control.ActionRun{{Name: "note.sh", OK: true}, {Name: "fail.sh", Problem: "exit status 3: there is no one to tell"}}
+	for _, receiver := range []string{"b", "none"} {
+		var told control.Notice
+		await(t, "the actions of "+receiver+" to end", func() bool {
+			list := notices(t, l)
+			i := slices.IndexFunc(list, func(n control.Notice) bool { return n.Receiver == receiver && len(n.Actions) > 0 })
+			if i >= 0 {
+				told = list[i]
+			}
+			return i >= 0
+		})
+		if !reflect.DeepEqual(told.Actions, want) || told.Node != "a" || !told.Signed {
+			t.Errorf("%s: %+v, want %+v", receiver, told, want)
+		}
+		folder := l.Dir().Agent(receiver)
+		noted, err := os.ReadFile(filepath.Join(folder, "noted"))
+		if err != nil || !strings.Contains(string(noted), node(t, l, "a").UUID) || !json.Valid(noted) {
+			t.Errorf("%s noted %q, %v", receiver, noted, err)
+		}
+		if _, err := os.Stat(filepath.Join(folder, "never")); err == nil {
+			t.Errorf("%s went on after an action that failed", receiver)
+		}
+	}
+	verify(t, l, of([]string{"a"}, "ima-list", "attested")...)
+}
 
 // The verifier tells the lab's receiver and all agents of one that it no longer trusts; its word is signed, where the tenant gave it the key. Payloads are
 // delivered all the same.

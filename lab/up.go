@@ -60,6 +60,10 @@ func Up(ctx context.Context, s Spec, o UpOptions) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	actions, err := readActions(s, payloads)
+	if err != nil {
+		return nil, err
+	}
 	dir, err := state.For(p.Lab)
 	if err != nil {
 		return nil, err
@@ -95,7 +99,7 @@ func Up(ctx context.Context, s Spec, o UpOptions) (*Lab, error) {
 	}
 	first := !dir.Made()
 	l := at(dir)
-	err = prepare(dir, s, p, payloads)
+	err = prepare(dir, s, p, payloads, actions)
 	switch {
 	case err != nil:
 	case p.Kubernetes != nil:
@@ -173,17 +177,17 @@ func canMeasureBoot(ctx context.Context, p plan.Plan, cache string) error {
 }
 
 // prepare writes the lab's folder. Logs are those of one run.
-func prepare(dir state.Dir, s Spec, p plan.Plan, payloads map[string][]byte) error {
+func prepare(dir state.Dir, s Spec, p plan.Plan, payloads, actions map[string][]byte) error {
 	if err := os.RemoveAll(dir.Logs()); err != nil {
 		return fmt.Errorf("delete the logs of the lab's last run: %w", err)
 	}
 	if err := dir.Create(); err != nil {
 		return err
 	}
-	if err := writePayloads(dir, payloads); err != nil {
+	if err := writePayloads(dir, payloads, actions); err != nil {
 		return err
 	}
-	return roster.Write(dir, withPayloadFiles(s, p), p)
+	return roster.Write(dir, withActionFiles(withPayloadFiles(s, p)), p)
 }
 
 // install puts Keylime in the cache where it is not there yet. Only this step needs the outside network.

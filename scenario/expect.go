@@ -103,7 +103,9 @@ func (w Condition) judgeNotice(v view, since time.Duration) (bool, string) {
 			continue
 		}
 		last = fmt.Sprintf("about %s at %s: %s, at %s", e.Node, e.State, e.Detail, seconds(e.At))
-		if e.Node == w.Notice.About && (w.Notice.Receiver == "" || w.Notice.Receiver == e.State) && found(w.Notice.Event, e.Detail) {
+		event, action, _ := strings.Cut(e.Detail, actionMark)
+		if e.Node == w.Notice.About && (w.Notice.Receiver == "" || w.Notice.Receiver == e.State) && found(w.Notice.Event, event) &&
+			(w.Notice.Action == "" || action == wellEnded(w.Notice.Action)) {
 			return true, last
 		}
 	}

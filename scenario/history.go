@@ -25,13 +25,14 @@ type history struct {
 	parts   map[string]control.Component
 	counts  map[string]int // good attestations so far, by node
 	told    int            // notices so far
+	acted   map[int]bool   // those whose actions have ended, by their place
 	down    string         // why the lab could not be asked
 }
 
 func newHistory() *history {
 	return &history{
 		start: time.Now(), changed: make(chan struct{}),
-		nodes: map[string]control.Node{}, parts: map[string]control.Component{}, counts: map[string]int{},
+		nodes: map[string]control.Node{}, parts: map[string]control.Component{}, counts: map[string]int{}, acted: map[int]bool{},
 	}
 }
 
@@ -101,7 +102,7 @@ func (h *history) unasked(err error) {
 	h.wake()
 }
 
-// notices notes those that are new.
+// notices notes those that are new, and the actions that have ended since.
 func (h *history) notices(list []control.Notice) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -109,8 +110,26 @@ func (h *history) notices(list []control.Notice) {
 		h.note(report.Entry{At: h.now(), Kind: report.EntryNotice, Node: cmp.Or(n.Node, n.Agent), State: n.Receiver, Detail: n.Event})
 	}
 	h.told = max(h.told, len(list))
+	for i, n := range list {
+		if len(n.Actions) == 0 || h.acted[i] {
+			continue
+		}
+		h.acted[i] = true
+		for _, a := range n.Actions {
+			how := wellEnded(a.Name)
+			if !a.OK {
+				how = fmt.Sprintf("the action %s failed: %s", a.Name, a.Problem)
+			}
+			h.note(report.Entry{At: h.now(), Kind: report.EntryNotice, Node: cmp.Or(n.Node, n.Agent), State: n.Receiver, Detail: n.Event + actionMark + how})
+		}
+	}
 	h.wake()
 }
+
+// actionMark is between the event of a notice and what became of an action.
+const actionMark = "; "
+
+func wellEnded(action string) string { return "the action " + action + " ended well" }
 
 // view is the history at one moment, for judging it.
 type view struct {

@@ -174,15 +174,20 @@ func TestNotices(t *testing.T) {
 	h := newHistory()
 	list := []control.Notice{{Node: "a", Receiver: "webhook", Event: "pcr_validation.invalid_pcr_0"}}
 	h.notices(list)
-	h.notices(append(list, control.Notice{Node: "b", Receiver: "a", Event: "other"}))
+	list = append(list, control.Notice{Node: "b", Receiver: "a", Event: "other"})
+	h.notices(list)
+	list[1].Actions = []control.ActionRun{{Name: "first", OK: true}, {Name: "second", Problem: "exit status 3"}}
+	h.notices(list)
+	h.notices(list)
 	v, _ := h.view()
-	if len(v.entries) != 2 {
-		t.Errorf("%d entries, want 2", len(v.entries))
+	if len(v.entries) != 4 || v.entries[3].Detail != "other; the action second failed: exit status 3" {
+		t.Errorf("%+v, want 4 entries", v.entries)
 	}
 	for _, c := range []struct {
 		n  Notice
 		ok bool
-	}{{Notice{About: "a"}, true}, {Notice{About: "a", Event: "^pcr_"}, true}, {Notice{About: "a", Receiver: "b"}, false}, {Notice{About: "b", Receiver: "a"}, true}, {Notice{About: "c"}, false}} {
+	}{{Notice{About: "a"}, true}, {Notice{About: "a", Event: "^pcr_"}, true}, {Notice{About: "a", Receiver: "b"}, false}, {Notice{About: "b", Receiver: "a"}, true}, {Notice{About: "c"}, false},
+		{Notice{About: "b", Receiver: "a", Event: "^other$", Action: "first"}, true}, {Notice{About: "b", Action: "second"}, false}, {Notice{About: "a", Action: "first"}, false}} {
 		if ok, word := (Condition{Notice: &c.n}).judge(v, 0); ok != c.ok {
 			t.Errorf("%+v: %v, %s", c.n, ok, word)
 		}

@@ -185,6 +185,9 @@ func (w Condition) sentence() string {
 		if w.Notice.Event != "" {
 			text += fmt.Sprintf(" with %q", w.Notice.Event)
 		}
+		if w.Notice.Action != "" {
+			text += fmt.Sprintf(", and the action %s to end well", w.Notice.Action)
+		}
 		return text
 	case w.Log != "":
 		return fmt.Sprintf("%s with %q in the log of %s", plural(max(1, w.More), "line"), w.Output, w.Log)

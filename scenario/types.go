@@ -163,4 +163,6 @@ type Notice struct {
 	Receiver string `yaml:"receiver,omitempty" jsonschema:"maxLength=63"`
 	// A regular expression for Keylime's event id.
 	Event string `yaml:"event,omitempty" jsonschema:"maxLength=400"`
+	// The name of a revocation action that the receiver, a node, ran because of it, and that ended well.
+	Action string `yaml:"action,omitempty" jsonschema:"maxLength=64"`
 }

@@ -58,7 +58,7 @@ func readOptions(env func(string) (string, bool)) (options, error) {
 var known = []string{
 	"uuid", "ip", "port", "contact_ip", "contact_port", "registrar_ip", "registrar_port", "trusted_client_ca", "server_cert", "server_key",
 	"keylime_dir", "tpm_encryption_alg", "tpm_signing_alg", "tpm_hash_alg",
-	"ima_ml_path", "measuredboot_ml_path", "extract_payload_zip", "payload_script", "verifier_url", "verifier_tls_ca_cert", "attestation_interval_seconds", "api_versions",
+	"ima_ml_path", "measuredboot_ml_path", "extract_payload_zip", "payload_script", "revocation_actions", "revocation_actions_dir", "allow_payload_revocation_actions", "verifier_url", "verifier_tls_ca_cert", "attestation_interval_seconds", "api_versions",
 }
 
 // text is an option's value, or a default where it is not set; the Rust agent's word for that is "default" or nothing.

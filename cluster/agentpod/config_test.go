@@ -1,6 +1,7 @@
 package agentpod
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -75,6 +76,7 @@ exponential_backoff_max_retries = 5
 	}
 	check("the secure folder", got.SecureDir, "/var/lib/agent/secure")
 	check("the payload's script", got.PayloadScript, "autorun.sh") // the Rust agent's default
+	check("the actions", fmt.Sprintf("%v %s %v", got.RevocationActions, got.RevocationActionsDir, got.PayloadActions), "[] /usr/libexec/keylime true")
 	if !got.ExtractPayload {
 		t.Error("payloads are not unpacked, as the Rust agent does by default")
 	}
@@ -86,6 +88,7 @@ exponential_backoff_max_retries = 5
 		"KEYLIME_AGENT_UUID": "hash_ek", "KEYLIME_AGENT_PORT": "9010", "KEYLIME_AGENT_TPM_ENCRYPTION_ALG": "rsa",
 		"KEYLIME_AGENT_TPM_SIGNING_ALG": "rsassa", "KEYLIME_AGENT_REGISTRAR_IP": "fd00::1",
 		"KEYLIME_AGENT_EXTRACT_PAYLOAD_ZIP": "false", "KEYLIME_AGENT_PAYLOAD_SCRIPT": "",
+		"KEYLIME_AGENT_REVOCATION_ACTIONS": "a, b", "KEYLIME_AGENT_REVOCATION_ACTIONS_DIR": "/act", "KEYLIME_AGENT_ALLOW_PAYLOAD_REVOCATION_ACTIONS": "false",
 	}), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +98,7 @@ exponential_backoff_max_retries = 5
 	check("the EK by environment", got.EKAlgorithm, agent.EKRSA2048)
 	check("the AK by environment", got.AKAlgorithm, agent.AKRSASSA)
 	check("the payload's script by environment", got.PayloadScript, "")
+	check("the actions by environment", fmt.Sprintf("%v %s %v", got.RevocationActions, got.RevocationActionsDir, got.PayloadActions), "[a b] /act false")
 	if got.ExtractPayload {
 		t.Error("payloads are unpacked, although they are not to be")
 	}
@@ -124,6 +128,8 @@ tpm_encryption_alg = "ecc521"
 tpm_signing_alg = "ecschnorr"
 tpm_hash_alg = "md5"
 extract_payload_zip = "maybe"
+allow_payload_revocation_actions = "maybe"
+revocation_actions = "a,,b"
 trusted_client_ca = "`+empty+`"
 server_cert = "/none.pem"
 `, map[string]string{EnvTPM: ""}), nil)
@@ -133,7 +139,8 @@ server_cert = "/none.pem"
 	for _, want := range []string{
 		`option port: "70000"`, `option contact_port: "many"`, `option registrar_port: "0"`, `tpm_encryption_alg: this agent has no "ecc521"`,
 		`tpm_signing_alg: this agent has no "ecschnorr"`, `tpm_hash_alg: this agent has no "md5"`, "trusted_client_ca: " + empty + " holds no certificate",
-		`option extract_payload_zip: strconv.ParseBool: parsing "maybe"`, "server_cert", EnvTPM + " is not set",
+		`option extract_payload_zip: strconv.ParseBool: parsing "maybe"`,
+		`option allow_payload_revocation_actions: strconv.ParseBool: parsing "maybe"`, "option revocation_actions: list of actions \"a,,b\": nothing is between two commas", "server_cert", EnvTPM + " is not set",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in:\n%v", want, err)

@@ -93,6 +93,14 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 	if !given {
 		script = "autorun.sh"
 	}
+	allow, err := strconv.ParseBool(o.text("allow_payload_revocation_actions", "true"))
+	if err != nil {
+		note(fmt.Errorf("option allow_payload_revocation_actions: %w", err))
+	}
+	actions, err := agent.ParseActions(o.text("revocation_actions", ""))
+	if err != nil {
+		note(fmt.Errorf("option revocation_actions: %w", err))
+	}
 	cas, err := readCAs("trusted_client_ca", o.text("trusted_client_ca", ""))
 	note(err)
 	server, err := serverCertificate(o.text("server_cert", ""), o.text("server_key", ""))
@@ -111,6 +119,7 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 		StateDir:       o.text("keylime_dir", "/var/lib/keylime"),
 		SecureDir:      filepath.Join(o.text("keylime_dir", "/var/lib/keylime"), "secure"),
 		ExtractPayload: extract, PayloadScript: script,
+		RevocationActions: actions, RevocationActionsDir: o.text("revocation_actions_dir", "/usr/libexec/keylime"), PayloadActions: allow,
 		ContactAddress: o.text("contact_ip", "127.0.0.1"), ContactPort: contactPort,
 		ServerCertificate: server, ClientCAs: cas,
 		Registrar: net.JoinHostPort(o.text("registrar_ip", "127.0.0.1"), strconv.Itoa(registrarPort)),

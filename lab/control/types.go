@@ -80,6 +80,17 @@ type Notice struct {
 	Severity string    `json:"severity,omitempty"` // in Keylime's words
 	Signed   bool      `json:"signed"`             // the signature is there, and is the verifier's
 	Problem  string    `json:"problem,omitempty"`  // why it is not
+	// Actions are the programs that the agent ran therefore, once all have ended.
+	Actions []ActionRun `json:"actions,omitempty"`
+	// Number is the receiver's own count of notices.
+	Number uint64 `json:"-"`
+}
+
+// ActionRun is how a revocation action ended.
+type ActionRun struct {
+	Name    string `json:"name"`
+	OK      bool   `json:"ok"`                // it ended with 0
+	Problem string `json:"problem,omitempty"` // else: why it did not run, or how it failed
 }
 
 // ReceiverWebhook is the Receiver of notices that came to the lab's own receiver.

@@ -40,6 +40,31 @@ func (n *Notices) Add(x control.Notice) {
 	}
 }
 
+// Acted notes how the actions of a notice ended, of which the receiver had the number; nothing, if it is forgotten.
+func (n *Notices) Acted(receiver string, number uint64, runs []control.ActionRun) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := len(n.list) - 1; i >= 0; i-- { // an agent that was started again counts anew
+		if x := &n.list[i]; x.Receiver == receiver && x.Number == number {
+			x.Actions = runs
+			return
+		}
+	}
+}
+
+// Actions says how actions ended, in words.
+func Actions(runs []agent.ActionRun) []control.ActionRun {
+	var out []control.ActionRun
+	for _, r := range runs {
+		x := control.ActionRun{Name: r.Action, OK: r.Problem == nil}
+		if r.Problem != nil {
+			x.Problem = r.Problem.Error()
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
 // List is those that are kept, the oldest first.
 func (n *Notices) List() []control.Notice {
 	n.mu.Lock()
@@ -49,7 +74,7 @@ func (n *Notices) List() []control.Notice {
 
 // Notice says what a receiver got, and whose signature it has checked. Which node it is about is for others to say.
 func Notice(receiver string, received time.Time, r agent.Revocation) control.Notice {
-	n := control.Notice{Received: received, Receiver: receiver, Signed: r.Problem == nil}
+	n := control.Notice{Received: received, Receiver: receiver, Signed: r.Problem == nil, Number: r.Number}
 	if r.Problem != nil {
 		n.Problem = r.Problem.Error()
 	}

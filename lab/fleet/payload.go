@@ -27,8 +27,11 @@ func Request(dir state.Dir, p plan.Plan, n plan.Node, uuid string) keylime.Reque
 		return r
 	}
 	r.CertDir = dir.Revocation()
-	if file != "" {
-		r.IncludeDir = filepath.Dir(file)
+	switch {
+	case file != "":
+		r.IncludeDir = filepath.Dir(file) // the actions are in there too
+	case p.HasActions():
+		r.IncludeDir = dir.Action("")
 	}
 	return r
 }

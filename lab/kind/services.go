@@ -163,7 +163,7 @@ func (l *Lab) startTenant(ctx context.Context) error {
 		}
 		p.bind(l.dir.Policies(), l.dir.Policies(), true)
 	}
-	if l.planned.HasPayload() {
+	if l.planned.HasPayload() || l.planned.HasActions() {
 		p.bind(l.dir.Payloads(), l.dir.Payloads(), true)
 	}
 	if l.planned.PayloadPackaged() {

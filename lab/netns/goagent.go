@@ -73,12 +73,14 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 		SecureDir:      n.secureDir(),
 		ExtractPayload: n.extract(),
 		PayloadScript:  n.script(),
+		PayloadActions: n.s.plan.PayloadPackaged(), // as the Rust agent's default
 		StartScript: func(cmd *exec.Cmd) error {
 			sandbox.On(cmd, n.s.plan.Lab, n.Name)
 			return cmd.Start()
 		},
 		Logger:       log,
 		OnRevocation: n.told,
+		OnActions:    n.acted,
 		OnAccess: func(x agent.Access) {
 			log.Info("request", "remote", x.Remote, "method", x.Method, "path", x.Path, "nonce", x.Nonce, "status", x.Status, "name", x.ServerName)
 		},

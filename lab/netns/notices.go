@@ -28,6 +28,11 @@ func (s *supervisor) addNotice(n control.Notice) {
 // told keeps a notice that an agent got.
 func (n *node) told(r agent.Revocation) { n.s.addNotice(fleet.Notice(n.Name, time.Now(), r)) }
 
+// acted notes how the actions of a notice ended that an agent got.
+func (n *node) acted(r agent.Revocation, runs []agent.ActionRun) {
+	n.s.notices.Acted(n.Name, r.Number, fleet.Actions(runs))
+}
+
 // Notices implements control.Lab.
 func (s *supervisor) Notices(context.Context) ([]control.Notice, error) {
 	if s.plan.Keylime.Revocation == nil {

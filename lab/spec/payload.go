@@ -45,7 +45,7 @@ func (n NodePayload) over(lab Payload) (Payload, bool) {
 
 func (n NodePayload) payload() Payload { return Payload{n.File, n.Inline, n.Autorun} }
 
-// ResolvePayloads makes the payloads' paths absolute, given the file that the lab was read from.
+// ResolvePayloads makes the paths of payloads and of revocation actions absolute, given the file that the lab was read from.
 func (s *Spec) ResolvePayloads(file string) error {
 	resolve := func(path *string) error {
 		if *path == "" || filepath.IsAbs(*path) {
@@ -66,7 +66,7 @@ func (s *Spec) ResolvePayloads(file string) error {
 			return err
 		}
 	}
-	return nil
+	return s.resolveActions(file)
 }
 
 // payloads finds payloads that are two at once or half of one. No message repeats what is in one.

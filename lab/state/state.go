@@ -179,6 +179,7 @@ func (d Dir) PKI() string                 { return filepath.Join(d.Path, "pki") 
 func (d Dir) Keylime() string             { return filepath.Join(d.Path, "keylime") }
 func (d Dir) Payloads() string            { return filepath.Join(d.Path, "payload") }
 func (d Dir) Payload(n string) string     { return filepath.Join(d.Payloads(), n, "payload") }
+func (d Dir) Action(n string) string      { return filepath.Join(d.Payloads(), "actions", n) }
 func (d Dir) Revocation() string          { return filepath.Join(d.Path, "revocation") }
 
 // tailLines is how much of a log an error shows.

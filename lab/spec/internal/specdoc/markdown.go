@@ -37,7 +37,7 @@ var sections = []struct{ path, def string }{
 	{"", ""}, {"nodes[]", "Node"}, {"nodes[].tpm", "NodeTPM"}, {"nodes[].ek", "NodeEK"}, {"nodes[].agent", "NodeAgent"}, {"nodes[].ima", "NodeIMA"},
 	{"nodes[].measuredBoot", "NodeMeasuredBoot"}, {"nodes[].payload", "NodePayload"}, {"nodes[].mounts[]", "Mount"},
 	{"tpm", "TPM"}, {"ekCA", "EKCA"}, {"networks", "Networks"}, {"networks.services", "Network"}, {"networks.cluster", "ClusterNetwork"},
-	{"networks.allow[]", "Flow"}, {"keylime", "Keylime"}, {"keylime.revocation", "Revocation"}, {"agent", "Agent"}, {"ima", "IMA"}, {"ima.files[]", "IMAFile"},
+	{"networks.allow[]", "Flow"}, {"keylime", "Keylime"}, {"keylime.revocation", "Revocation"}, {"keylime.revocation.actions[]", "RevocationAction"}, {"agent", "Agent"}, {"ima", "IMA"}, {"ima.files[]", "IMAFile"},
 	{"measuredBoot", "MeasuredBoot"}, {"payload", "Payload"}, {"kubernetes", "Kubernetes"},
 	{"ingress", "Ingress"}, {"images", "Images"}, {"timeouts", "Timeouts"},
 }
@@ -103,7 +103,7 @@ var anchors = map[string]string{
 	"TPM": "tpm", "EKCA": "ekca", "Networks": "networks", "Keylime": "keylime", "Agent": "agent", "Timeouts": "timeouts",
 	"Kubernetes": "kubernetes", "Ingress": "ingress", "Images": "images",
 	"NodeTPM": "nodestpm", "NodeEK": "nodesek", "NodeAgent": "nodesagent", "Network": "networksservices", "ClusterNetwork": "networkscluster",
-	"Payload": "payload", "NodePayload": "nodespayload", "Revocation": "keylimerevocation",
+	"Payload": "payload", "NodePayload": "nodespayload", "Revocation": "keylimerevocation", "RevocationAction": "keylimerevocationactions",
 	"Flow": "networksallow", "Mount": "nodesmounts",
 	"IMA": "ima", "NodeIMA": "nodesima", "IMAFile": "imafiles", "MeasuredBoot": "measuredboot", "NodeMeasuredBoot": "nodesmeasuredboot",
 }

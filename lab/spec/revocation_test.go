@@ -1,0 +1,45 @@
+package spec_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"keylab.dev/keylab/lab/spec"
+)
+
+func TestRevocationActionMistakes(t *testing.T) {
+	const agents = "keylime:\n  revocation:\n    agent: true\n    actions: "
+	for _, c := range []struct{ text, want string }{
+		{agents + "[{name: a, file: x, inline: y}]", "keylime.revocation.actions[0].inline: is set beside file: an action is one or the other"},
+		{agents + "[{name: a}]", "keylime.revocation.actions[0]: is no program: name its file, or give it inline"},
+		{agents + "[{inline: y}]", "keylime.revocation.actions[0].name"},
+		{agents + "[{name: ../a, inline: y}]", `keylime.revocation.actions[0].name: "../a"`},
+		{agents + "[{name: action_list, inline: y}]", `keylime.revocation.actions[0].name: "action_list" is the name of something else in the package`},
+		{agents + "[{name: payload, inline: y}]", `keylime.revocation.actions[0].name: "payload" is the name of something else in the package`},
+		{agents + "[{name: a, inline: y}, {name: a, inline: z}]", `keylime.revocation.actions[1].name: "a" is keylime.revocation.actions[0] too`},
+		{"keylime: {revocation: {webhook: true, actions: [{name: a, inline: y}]}}", "keylime.revocation.actions: are run by agents that are told, and keylime.revocation.agent is false"},
+		{"substrate: kind\n" + agents + "[{name: a, inline: y}]", "keylime.revocation.actions: need a shell, which on the substrate kind an agent of the kind go, such as node-1's, does not have"},
+	} {
+		_, err := spec.Decode("lab.yaml", []byte("apiVersion: keylab/v1alpha1\nkind: Lab\nname: x\n"+c.text+"\n"))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s:\n%v\nwant %q", c.text, err, c.want)
+		}
+	}
+}
+
+// An action's path is one from the folder of the file that names it.
+func TestRevocationActionPaths(t *testing.T) {
+	s, err := spec.Decode("lab.yaml", []byte("apiVersion: keylab/v1alpha1\nkind: Lab\nkeylime: {revocation: {agent: true, actions: [{name: a, file: act.sh}, {name: b, file: /act}, {name: c, inline: x}]}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := s.Keylime.Revocation.Actions
+	if err := s.ResolvePayloads("labs/x/lab.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	abs, err := filepath.Abs("labs/x/act.sh")
+	if a := s.Keylime.Revocation.Actions; err != nil || a[0].File != abs || a[1].File != "/act" || a[2].File != "" || before[0].File != "act.sh" {
+		t.Errorf("%+v, %v; before: %+v", a, err, before)
+	}
+}
