@@ -54,6 +54,9 @@ type Run struct {
 // Passed tells whether the run did.
 func (r Run) Passed() bool { return r.Verdict == Passed }
 
+// Begun tells whether anything was done: a run that was interrupted before that has no start.
+func (r Run) Begun() bool { return !r.Started.IsZero() }
+
 // Count is how many steps came to what.
 func (r Run) Count() (passed, failed, skipped int) {
 	for _, s := range r.Steps {

@@ -17,27 +17,18 @@ const maxQuoted = 4000
 // without a good attestation for long or there is a runbook, these too.
 func WriteRunMarkdown(w io.Writer, runs []Run) error {
 	var b strings.Builder
-	passed := 0
-	for _, r := range runs {
-		if r.Passed() {
-			passed++
-		}
-	}
-	switch {
-	case len(runs) == 0:
+	if len(runs) == 0 {
 		b.WriteString("## ❌ keylab: " + noRuns + "\n")
-	case passed == len(runs):
-		fmt.Fprintf(&b, "## ✅ keylab: %s passed\n", plural(passed, "scenario"))
-	default:
-		fmt.Fprintf(&b, "## ❌ keylab: %d of %s did not pass\n", len(runs)-passed, plural(len(runs), "scenario"))
+	} else {
+		tally := TallyOf(runs)
+		fmt.Fprintf(&b, "## %s keylab: %s\n\n", tally.mark(), tally)
+		b.WriteString("|   | scenario | model | on | what it shows | steps | longest gap | time |\n|---|---|---|---|---|---|---|---|\n")
 	}
-	if len(runs) > 0 {
-		b.WriteString("\n|   | scenario | what it shows | steps | longest gap | time |\n|---|---|---|---|---|---|\n")
-	}
+	runs = Begun(runs)
 	for _, r := range runs {
 		ok, failed, skipped := r.Count()
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", r.Verdict.mark(), mdCode(r.Scenario), mdCell(r.Title), stepCounts(ok, failed, skipped),
-			longestGap(r.Gaps), span(r.Duration))
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", r.Verdict.mark(), mdCode(r.Scenario), mdCell(r.Mode), mdCell(r.Substrate), mdCell(r.Title),
+			stepCounts(ok, failed, skipped), longestGap(r.Gaps), span(r.Duration))
 	}
 	for _, r := range runs {
 		if !r.Passed() {

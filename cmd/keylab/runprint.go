@@ -5,7 +5,6 @@ import (
 	"io"
 	"strings"
 	"sync"
-	"time"
 
 	"keylab.dev/keylab/lab"
 	"keylab.dev/keylab/report"
@@ -179,13 +178,7 @@ func (p *runPrinter) summary(runs []report.Run) {
 		return
 	}
 	var rows [][]string
-	passed := 0
-	var total time.Duration
-	for _, r := range runs {
-		if r.Verdict == report.Passed {
-			passed++
-		}
-		total += r.Duration
+	for _, r := range report.Begun(runs) {
 		ok := 0
 		for _, s := range r.Steps {
 			if s.Status == report.StepPassed {
@@ -196,7 +189,7 @@ func (p *runPrinter) summary(runs []report.Run) {
 	}
 	fmt.Fprintln(p.err)
 	_ = table(p.out, "SCENARIO|MODE|SUBSTRATE|VERDICT|STEPS|TIME", rows)
-	fmt.Fprintf(p.err, "\n%d of %d passed.\n", passed, len(runs))
+	fmt.Fprintf(p.err, "\n%s.\n", report.TallyOf(runs))
 }
 
 // printSteps prints what would be done.

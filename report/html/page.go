@@ -53,26 +53,19 @@ func Write(w io.Writer, r report.Run) error { return WriteAll(w, []report.Run{r}
 func WriteAll(w io.Writer, runs []report.Run) error {
 	d := document{
 		Policy: policy(), Style: template.CSS(styleText), Script: template.HTML("<script>" + scriptText + "</script>"),
-		Several: len(runs) != 1, Good: len(runs) > 0,
 	}
-	passed := 0
-	for i, r := range runs {
+	for i, r := range report.Begun(runs) {
 		d.Runs = append(d.Runs, viewRun(fmt.Sprintf("r%d", i+1), r))
-		if r.Passed() {
-			passed++
-		}
-		d.Good = d.Good && r.Passed()
 	}
-	switch {
-	case len(runs) == 0:
+	d.Several = len(runs) != 1 || len(d.Runs) != 1
+	tally := report.TallyOf(runs)
+	d.Good = tally.Runs > 0 && tally.Passed == tally.Runs
+	d.Summary = tally.String()
+	if len(runs) == 0 {
 		d.Summary = "No scenario was run"
-	case d.Good:
-		d.Summary = fmt.Sprintf("%s passed", plural(passed, "scenario"))
-	default:
-		d.Summary = fmt.Sprintf("%d of %s did not pass", len(runs)-passed, plural(len(runs), "scenario"))
 	}
 	d.Title = d.Summary
-	if len(runs) == 1 {
+	if len(runs) == 1 && len(d.Runs) == 1 {
 		d.Title = d.Runs[0].Title + " · " + strings.ToLower(d.Runs[0].Verdict.Word)
 	}
 	d.Icon = icon(d.Good)
