@@ -13,7 +13,6 @@ import (
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
-	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/manifests"
 )
 
@@ -62,8 +61,8 @@ func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 	if l.planned.Keylime.Push() {
 		why = fleet.NothingLedToAgents
 		all[control.FaultSwappedRoute] = of{Impossible: why}
-	} else if class := l.planned.Kubernetes.IngressClass; class != spec.IngressKeylab {
-		why = "the ingress of class " + class + " is not keylab's own"
+	} else if !l.planned.OwnIngress() {
+		why = "the ingress of class " + l.planned.Kubernetes.IngressClass + " is not keylab's own"
 	}
 	if why != "" {
 		for _, kind := range []string{control.FaultUnknownName, control.FaultIngressDown, control.FaultIngressRestart, control.FaultMovedAddress} {
@@ -116,7 +115,7 @@ func (l *Lab) awaitRoute(ctx context.Context, name, target plan.Node) error {
 	if !l.planned.HasIngress() {
 		return nil
 	}
-	if l.planned.Kubernetes.IngressClass != spec.IngressKeylab {
+	if !l.planned.OwnIngress() {
 		return l.awaitServed(ctx, name, target)
 	}
 	host := l.node(name.Name).Hostname

@@ -9,7 +9,6 @@ import (
 
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
-	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/netlab"
 )
 
@@ -72,7 +71,7 @@ func (l *Lab) Network(ctx context.Context) (control.Network, error) {
 			n.DNS[code] += count
 		}
 	}
-	if p.Kubernetes.IngressClass != spec.IngressKeylab || !p.HasIngress() {
+	if !p.OwnIngress() {
 		return n, nil
 	}
 	stats, err := l.ingressStats(ctx)

@@ -10,7 +10,6 @@ import (
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
-	"keylab.dev/keylab/lab/spec"
 )
 
 // running are the lab's containers by name, whatever their state.
@@ -44,7 +43,7 @@ func (l *Lab) Status(ctx context.Context) (control.Status, error) {
 	}
 	well := true
 	for _, name := range []string{plan.Registrar, plan.Verifier, plan.DNS, plan.Ingress, plan.Router} {
-		if name == plan.Ingress && (!l.planned.HasIngress() || l.planned.Kubernetes.IngressClass != spec.IngressKeylab) {
+		if name == plan.Ingress && !l.planned.OwnIngress() {
 			continue // there is none, or nobody knows of what it is made
 		}
 		c := l.component(ctx, containers, name)

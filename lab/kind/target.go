@@ -24,7 +24,6 @@ import (
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/measure"
 	"keylab.dev/keylab/lab/plan"
-	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/verify"
 	"keylab.dev/keylab/netlab"
 	"keylab.dev/keylab/report"
@@ -258,8 +257,8 @@ func (l *Lab) ingressStats(ctx context.Context) (s sniproxy.Stats, err error) {
 }
 
 func (l *Lab) askIngress(ctx context.Context, path string, into any) error {
-	if class := l.planned.Kubernetes.IngressClass; class != spec.IngressKeylab {
-		return fmt.Errorf("the ingress of class %s is not keylab's own: it cannot be asked", class)
+	if !l.planned.OwnIngress() {
+		return fmt.Errorf("the ingress of class %s is not keylab's own: it cannot be asked", l.planned.Kubernetes.IngressClass)
 	}
 	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 		return l.dialFrom(plan.Ingress)(ctx, network, address)

@@ -13,7 +13,6 @@ import (
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/plan"
-	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/state"
 	"keylab.dev/keylab/lab/steps"
 )
@@ -249,7 +248,7 @@ func (u *up) enrol(n plan.Node) func(context.Context) error {
 		if waited > time.Second {
 			u.note(step, fmt.Sprintf("waited %.1f s until the TPM's clock was safe again: the TPM had lost its power", waited.Seconds()))
 		}
-		if u.planned.Kubernetes.IngressClass != spec.IngressKeylab { // keylab's own is as quick as the agent
+		if !u.planned.OwnIngress() { // keylab's own is as quick as the agent
 			if err := u.awaitRoute(ctx, n, n); err != nil {
 				return err
 			}

@@ -273,6 +273,11 @@ func (k Keylime) Push() bool { return k.Mode == string(spec.ModePush) }
 // the router lets nobody to it.
 func (p Plan) HasIngress() bool { return p.Kubernetes == nil || !p.Keylime.Push() }
 
+// OwnIngress tells whether the lab's ingress is keylab's own, which can be asked what it counted and looked into, and not a controller that the user brings.
+func (p Plan) OwnIngress() bool {
+	return p.HasIngress() && (p.Kubernetes == nil || p.Kubernetes.IngressClass == spec.IngressKeylab)
+}
+
 // Host finds a host by name.
 func (p Plan) Host(name string) (Host, bool) {
 	for _, h := range p.Hosts {

@@ -84,7 +84,7 @@ func (v *verification) certificate(ctx context.Context, n Node) (string, error) 
 
 // quote asks for a quote by the agent's hostname, with a nonce that was never used before. The answer must be signed
 // by the AK that the registrar holds for this UUID; this node's agent, and no other, must have served that nonce; the
-// ingress must have counted the connection under this hostname, and the node's kernel its arrival.
+// ingress must have counted the connection under this hostname, where it is keylab's own, and the node's kernel its arrival.
 func (v *verification) quote(ctx context.Context, n Node) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, routingTimeout)
 	defer cancel()
@@ -92,9 +92,9 @@ func (v *verification) quote(ctx context.Context, n Node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	before, err := v.target.Ingress(ctx)
+	before, err := v.ingressCounts(ctx)
 	if err != nil {
-		return "", fmt.Errorf("read the ingress' counters: %w", err)
+		return "", err
 	}
 	arrivedBefore, err := n.Arrived()
 	if err != nil {
@@ -131,11 +131,14 @@ func (v *verification) quote(ctx context.Context, n Node) (string, error) {
 			return "", fmt.Errorf("a request named for %s was served by the agent of %s", n.Name, other.Name)
 		}
 	}
-	after, err := v.target.Ingress(ctx)
+	after, err := v.ingressCounts(ctx)
 	if err != nil {
-		return "", fmt.Errorf("read the ingress' counters: %w", err)
+		return "", err
 	}
-	if after.Forwarded[n.Hostname] <= before.Forwarded[n.Hostname] {
+	countedBy := "by ingress and node"
+	if !v.plan.OwnIngress() {
+		countedBy = "by the node; the ingress, which is not keylab's own, cannot be asked"
+	} else if after.Forwarded[n.Hostname] <= before.Forwarded[n.Hostname] {
 		return "", fmt.Errorf("the ingress counted no connection for %s: the request went another way", n.Hostname)
 	}
 	arrivedAfter, err := n.Arrived()
@@ -145,7 +148,7 @@ func (v *verification) quote(ctx context.Context, n Node) (string, error) {
 	if arrivedAfter <= arrivedBefore {
 		return "", fmt.Errorf("the kernel of %s counted no connection at the agent's port: the request went another way", n.Name)
 	}
-	return fmt.Sprintf("nonce %s…: signed by the registered AK, served by this agent once and by no other, counted by ingress and node", nonce[:6]), nil
+	return fmt.Sprintf("nonce %s…: signed by the registered AK, served by this agent once and by no other, counted %s", nonce[:6], countedBy), nil
 }
 
 // unknownUUID checks that a hostname of nobody leads to nobody.
@@ -157,27 +160,67 @@ func (v *verification) unknownUUID(ctx context.Context) (string, error) {
 	return v.refused(ctx, plan.ContactHostname(hex.EncodeToString(random), v.plan.Domain), "a UUID that no agent has")
 }
 
-// refused checks that the ingress ends a handshake without showing any certificate, and counts it as refused.
+// refused checks that the ingress leads a stranger's hostname to no agent.
 func (v *verification) refused(ctx context.Context, serverName, what string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, routingTimeout)
 	defer cancel()
-	before, err := v.target.Ingress(ctx)
+	before, err := v.ingressCounts(ctx)
 	if err != nil {
-		return "", fmt.Errorf("read the ingress' counters: %w", err)
+		return "", err
 	}
-	c, err := v.handshake(ctx, serverName)
-	if err == nil {
+	var shown *x509.Certificate
+	c, refusal := v.handshake(ctx, serverName)
+	if refusal == nil {
 		defer c.Close()
-		return "", fmt.Errorf("%s got the certificate %s", what, name(c.ConnectionState().PeerCertificates[0]))
+		shown = c.ConnectionState().PeerCertificates[0]
 	}
-	after, countErr := v.target.Ingress(ctx)
-	if countErr != nil {
-		return "", fmt.Errorf("read the ingress' counters: %w", countErr)
+	after, err := v.ingressCounts(ctx)
+	if err != nil {
+		return "", err
 	}
-	if after.Refused <= before.Refused {
-		return "", fmt.Errorf("%s got no certificate, but the ingress did not count a refusal: %w", what, err)
+	if v.plan.OwnIngress() {
+		return refusedByOwn(what, shown, refusal, after.Refused-before.Refused)
+	}
+	return refusedByOther(what, shown, v.nodes)
+}
+
+// refusedByOwn judges what a stranger's hostname met at keylab's own ingress, which shows no certificate and counts the refusal.
+func refusedByOwn(what string, shown *x509.Certificate, refusal error, counted uint64) (string, error) {
+	if shown != nil {
+		return "", fmt.Errorf("%s got the certificate %s", what, name(shown))
+	}
+	if counted == 0 {
+		return "", fmt.Errorf("%s got no certificate, but the ingress did not count a refusal: %w", what, refusal)
 	}
 	return what + " is refused, no certificate shown, and counted", nil
+}
+
+// refusedByOther does so for any other ingress: many answer a name that they do not know with a certificate of their own. It must be no agent's.
+func refusedByOther(what string, shown *x509.Certificate, nodes []Node) (string, error) {
+	if shown == nil {
+		return what + " is refused, no certificate shown", nil
+	}
+	for _, n := range nodes {
+		if n.AgentCertificate == nil {
+			return "", fmt.Errorf("%s got the certificate %s, and which one the agent of %s serves is not known", what, name(shown), n.Name)
+		}
+		if shown.Equal(n.AgentCertificate) {
+			return "", fmt.Errorf("%s was led to the agent of %s", what, n.Name)
+		}
+	}
+	return what + " is led to no agent: the ingress answers for itself, as " + name(shown), nil
+}
+
+// ingressCounts is what the ingress has counted so far; nothing, where it is not keylab's own.
+func (v *verification) ingressCounts(ctx context.Context) (IngressCounts, error) {
+	if !v.plan.OwnIngress() {
+		return IngressCounts{}, nil
+	}
+	counts, err := v.target.Ingress(ctx)
+	if err != nil {
+		return counts, fmt.Errorf("read the ingress' counters: %w", err)
+	}
+	return counts, nil
 }
 
 // routingTimeout bounds one request through the ingress; a swtpm on a busy machine takes its time for a quote.
