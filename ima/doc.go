@@ -9,6 +9,7 @@
 //	extension, err := entry.Extension(crypto.SHA256) // what to give to TPM2_PCR_Extend, PCR 10, this bank
 //	text, err := list.Lines(0)                       // the whole list; Lines(n) leaves out the first n entries
 //	pcr10, err := list.Replay(crypto.SHA256)         // what PCR 10 holds if nothing else extended it
+//	entry.Signature, err = ima.Sign(key, digest)     // for TemplateSig: as evmctl signs a file
 //
 // # The format
 //

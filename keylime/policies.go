@@ -12,6 +12,22 @@ import (
 type RuntimePolicy struct {
 	Digests  map[string][]string `json:"digests"`  // by path: hexadecimal, without the algorithm
 	Excludes []string            `json:"excludes"` // regular expressions of paths that are not checked
+	// VerificationKeys are those by whose signatures files are trusted: JSON of an IMA keyring (keylime/ima/file_signatures.py), or nothing.
+	VerificationKeys string `json:"verification-keys"`
+}
+
+// Keys are the public keys by whose signatures files are trusted, in DER.
+func (p RuntimePolicy) Keys() ([][]byte, error) {
+	if p.VerificationKeys == "" {
+		return nil, nil
+	}
+	var ring struct {
+		Pubkeys [][]byte `json:"pubkeys"` // base64
+	}
+	if err := json.Unmarshal([]byte(p.VerificationKeys), &ring); err != nil {
+		return nil, fmt.Errorf("the keys of a runtime policy: %w", err)
+	}
+	return ring.Pubkeys, nil
 }
 
 // RuntimePolicy reads the runtime policy of that name; that of an agent which was added without a name has the agent's UUID. The error is [ErrNotFound]

@@ -63,6 +63,29 @@ ima: {enabled: true}
 		}
 	})
 
+	t.Run("files that are signed", func(t *testing.T) {
+		for _, m := range []control.Measurement{{Path: "/opt/new", Digest: digestOf("new")}, {Path: "/sbin/init", Digest: digestOf("update")}} {
+			m.Kind, m.Node, m.Sign = control.MeasureFile, "b", control.SignLab
+			if done := change(t, l, m); !strings.Contains(done, "the runtime policy has the key that signed it") {
+				t.Error(done)
+			}
+		}
+		trusted(t, l, "a", "b", "off")
+		r := verify(t, l)
+		if c, ok := found(r, "policies", "b"); !ok || !strings.Contains(c.Evidence, "and of the lab's key for signatures") {
+			t.Errorf("%+v", c)
+		}
+		a, err := l.Measure(t.Context(), control.Measurement{Kind: control.ShowList, Node: "b"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range a.IMA.Entries[len(a.IMA.Entries)-2:] {
+			if !e.Allowed || len(e.Signature) == 0 {
+				t.Errorf("%+v", e)
+			}
+		}
+	})
+
 	tests := []struct {
 		name   string
 		change control.Measurement
@@ -73,6 +96,8 @@ ima: {enabled: true}
 			"ima.validation.ima-ng.not_in_allowlist", of([]string{"a"}, "attested")},
 		{"another content of a file that is allowed", control.Measurement{Kind: control.MeasureFile, Node: "b", Path: "/sbin/init", Digest: digestOf("rootkit")},
 			"ima.validation.ima-ng.runtime_policy_hash", of([]string{"b"}, "attested")},
+		{"a file that a stranger signed", control.Measurement{Kind: control.MeasureFile, Node: "b", Path: "/opt/new", Digest: digestOf("new"), Sign: control.SignStranger},
+			"ima.validation.ima-ng.not_in_allowlist", of([]string{"b"}, "attested")},
 		{"an entry taken out of the list", control.Measurement{Kind: control.TamperList, Node: "b"}, "ima.pcr_mismatch", of([]string{"b"}, "ima-list", "attested")},
 		{"PCR 10 extended", control.Measurement{Kind: control.TamperPCR, Node: "a"}, "ima.pcr_mismatch", of([]string{"a"}, "ima-list", "attested")},
 	}
@@ -102,6 +127,7 @@ ima: {enabled: true}
 			"a does not measure its boot: set measuredBoot.enabled: true in the lab's file": {Kind: control.ShowBoot, Node: "a"},
 			`the lab has no node "c"; it has a, b, off`:                                     {Kind: control.ShowList, Node: "c"},
 			"a: /x is not among the files of the lab's specification":                       {Kind: control.MeasureFile, Node: "a", Path: "/x"},
+			"the IMA list of a has no signatures: set ima.template: ima-sig":                {Kind: control.MeasureFile, Node: "a", Path: "/x", Digest: digestOf("x"), Sign: control.SignLab},
 			`a: file digest "md5:00": algorithm "md5" is not known`:                         {Kind: control.MeasureFile, Node: "a", Path: "/x", Digest: "md5:00"},
 		} {
 			if a, err := l.Measure(t.Context(), m); err == nil || !strings.Contains(err.Error(), want) {

@@ -102,7 +102,7 @@ func init() {
 		required []string
 		options  []string
 	}{
-		control.MeasureFile:    {"have the node's kernel measure a file", []string{"path"}, []string{"digest"}},
+		control.MeasureFile:    {"have the node's kernel measure a file, signed with the key of the lab or of a stranger, or not", []string{"path"}, []string{"digest", "sign"}},
 		control.TamperList:     {"take the newest entry out of the node's IMA list; PCR 10 stays", nil, nil},
 		control.TamperPCR:      {"extend PCR 10; the IMA list stays", nil, nil},
 		control.TamperBoot:     {"reboot the node once with a tampered boot", []string{"tamper"}, nil},
@@ -110,7 +110,7 @@ func init() {
 	} {
 		actions[kind] = action{about: a.about, minNodes: 1, maxNodes: many, required: a.required, options: a.options, do: func(ctx context.Context, r *runner, s Step) (string, error) {
 			return r.eachNode(s, func(node string) (string, error) {
-				m, err := r.lab.Measure(ctx, control.Measurement{Kind: kind, Node: node, Path: s.With["path"], Digest: s.With["digest"], Tamper: s.With["tamper"], Version: s.With["version"]})
+				m, err := r.lab.Measure(ctx, control.Measurement{Kind: kind, Node: node, Path: s.With["path"], Digest: s.With["digest"], Sign: s.With["sign"], Tamper: s.With["tamper"], Version: s.With["version"]})
 				return m.Done, err
 			})
 		}}

@@ -34,7 +34,7 @@ func measured(c *cobra.Command, s streams, f *labFlag, m control.Measurement) (c
 
 func newIMA(s streams) *cobra.Command {
 	var f labFlag
-	var path, digest, file, output string
+	var path, digest, file, sign, output string
 	c := &cobra.Command{
 		Use:   "ima NODE list|add|tamper [list|pcr]",
 		Short: "Show the files that a node measured, have it measure one more, or make it lie",
@@ -42,7 +42,9 @@ func newIMA(s streams) *cobra.Command {
 
   list         show the measurement list, and whether it explains PCR 10 of the node's TPM
   add          measure a file: its digest is that of --file, a file of this machine, or --digest, or, with neither, what the lab's file
-               has for --path. A file that the runtime policy does not allow makes the verifier give the node up
+               has for --path. A file that the runtime policy does not allow makes the verifier give the node up, unless it is signed with
+               the lab's key (--sign lab); a signature with another key (--sign stranger) does not help it. The node's list must have
+               signatures: ima.template: ima-sig
   tamper list  take the newest entry out of the list, as an intruder does who does not want to be seen; PCR 10 keeps it
   tamper pcr   extend PCR 10 by something that the list does not have
 
@@ -51,13 +53,14 @@ push model it trusts one again after ` + "`keylab node enrol`.",
 		Example: `  keylab ima node-1 list
   keylab ima node-1 add --path /usr/bin/curl
   keylab ima node-2 add --path /tmp/miner --file ./miner
+  keylab ima node-2 add --path /opt/new --file ./new --sign lab
   keylab ima node-3 tamper pcr`,
 		ValidArgsFunction: completeNodes(&f),
 		Args: func(_ *cobra.Command, args []string) error {
 			return firstWords(args, [][]string{{"list"}, {"add"}, {"tamper", "list"}, {"tamper", "pcr"}})
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			m := control.Measurement{Node: args[0], Path: path, Digest: digest}
+			m := control.Measurement{Node: args[0], Path: path, Digest: digest, Sign: sign}
 			switch strings.Join(args[1:], " ") {
 			case "list":
 				return showIMA(c, s, &f, m, output)
@@ -79,6 +82,7 @@ push model it trusts one again after ` + "`keylab node enrol`.",
 	c.Flags().StringVar(&path, "path", "", "add: the file's path on the node")
 	c.Flags().StringVar(&digest, "digest", "", "add: the file's digest, as sha256:…")
 	c.Flags().StringVar(&file, "file", "", "add: take the digest of this file")
+	c.Flags().StringVar(&sign, "sign", "", "add: sign the file with this key: lab or stranger")
 	c.Flags().StringVarP(&output, "output", "o", "table", "list: table or json")
 	return c
 }
@@ -98,6 +102,8 @@ func firstWords(args []string, choices [][]string) error {
 // fileToMeasure puts path and digest of a file into the request.
 func fileToMeasure(m *control.Measurement, file string) error {
 	switch {
+	case !slices.Contains([]string{"", control.SignLab, control.SignStranger}, m.Sign):
+		return usagef("--sign %q is not one of %s, %s", m.Sign, control.SignLab, control.SignStranger)
 	case file != "" && m.Digest != "":
 		return usagef("--file and --digest exclude one another")
 	case file == "" && m.Path == "":
@@ -137,9 +143,9 @@ func showIMA(c *cobra.Command, s streams, f *labFlag, m control.Measurement, out
 	}
 	var rows [][]string
 	for i, e := range a.IMA.Entries {
-		rows = append(rows, []string{strconv.Itoa(i), e.Template, e.Digest, yesNo(e.Allowed), e.Path})
+		rows = append(rows, []string{strconv.Itoa(i), e.Template, e.Digest, yesNo(e.Allowed), yesNo(len(e.Signature) > 0), e.Path})
 	}
-	if err := table(s.out, "ENTRY|TEMPLATE|DIGEST|ALLOWED|PATH", rows); err != nil {
+	if err := table(s.out, "ENTRY|TEMPLATE|DIGEST|ALLOWED|SIGNED|PATH", rows); err != nil {
 		return err
 	}
 	fmt.Fprintf(s.out, "\nPCR 10 (SHA-256)  %s\nthe list gives    %s (%s)\n", a.IMA.PCR, a.IMA.Replay, sameOrNot(a.IMA.PCR, a.IMA.Replay))

@@ -10,6 +10,10 @@ type Measurement struct {
 	Path string `json:"path,omitempty"`
 	// Digest is the file's, sha256: and 64 hexadecimal digits; empty: that which the lab's specification has for the path.
 	Digest string `json:"digest,omitempty"`
+	// Sign is whose key the file is signed with, for MeasureFile on a node whose list has signatures: SignLab, SignStranger, or none.
+	Sign string `json:"sign,omitempty"`
+	// Signature is the file's extended attribute security.ima, for MeasureFile. The lab makes it, where Sign asks for one.
+	Signature []byte `json:"signature,omitempty"`
 	// Tamper is a tamper's name, for TamperBoot.
 	Tamper string `json:"tamper,omitempty"`
 	// Version is that of a firmware, for UpdateFirmware.
@@ -25,6 +29,12 @@ const (
 	ShowBoot       = "boot-show"       // the boot log
 	TamperBoot     = "boot-tamper"     // reboot once with a tamper
 	UpdateFirmware = "boot-firmware"   // reboot with another firmware
+)
+
+// Whose key a file can be signed with: the lab's, which the runtime policies have, or one that they do not have.
+const (
+	SignLab      = "lab"
+	SignStranger = "stranger"
 )
 
 // Measured is the answer to a Measurement.
@@ -46,7 +56,9 @@ type IMAEntry struct {
 	Template string `json:"template"`
 	Digest   string `json:"digest"`
 	Path     string `json:"path"`
-	Allowed  bool   `json:"allowed"` // by the files of the specification, as the runtime policy has them
+	// Signature is the file's extended attribute security.ima; nil: it is not signed.
+	Signature []byte `json:"signature,omitempty"`
+	Allowed   bool   `json:"allowed"` // by the files of the specification or by the key for signatures, as the runtime policy has them
 }
 
 // BootLog is what a node's firmware measured at its last start.

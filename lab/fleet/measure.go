@@ -71,7 +71,11 @@ func allowList(n plan.Node) string {
 // policyName is that of the files of a runtime policy, which nodes with the same files share.
 func policyName(n plan.Node) string {
 	sum := sha256.Sum256([]byte(allowList(n)))
-	return "runtime-" + hex.EncodeToString(sum[:8])
+	name := "runtime-" + hex.EncodeToString(sum[:8])
+	if n.IMA.Template == string(ima.TemplateSig) {
+		name += "-signed" // it has the lab's key too
+	}
+	return name
 }
 
 // MakePolicies has Keylime's own tool make the runtime policies of all nodes that measure files, anew.
@@ -108,7 +112,19 @@ func MakePolicy(ctx context.Context, dir state.Dir, c *keylime.Configured, n pla
 	if err := atomicfile.Write(list, []byte(allowList(n)), 0o600); err != nil {
 		return err
 	}
-	cmd := c.Tool("keylime-policy", "create", "runtime", "--allowlist", list, "--output", policy).Exec(ctx)
+	args := []string{"create", "runtime", "--allowlist", list, "--output", policy}
+	n, err := withKey(dir, n)
+	if err != nil {
+		return err
+	}
+	if n.IMA.Key != nil {
+		key, err := writeVerificationKey(dir, n)
+		if err != nil {
+			return err
+		}
+		args = append(args, "--add-ima-signature-verification-key", key)
+	}
+	cmd := c.Tool("keylime-policy", args...).Exec(ctx)
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		_, err = os.Stat(policy)

@@ -47,7 +47,7 @@ func Measure(ctx context.Context, n plan.Node, measured *measure.Node, m control
 	}
 	switch {
 	case errors.Is(err, measure.ErrNoIMA):
-		err = fmt.Errorf("%s measures no files: set ima.enabled: true in the lab's file", n.Name)
+		err = errNoFiles(n)
 	case errors.Is(err, measure.ErrNoBoot):
 		err = fmt.Errorf("%s does not measure its boot: set measuredBoot.enabled: true in the lab's file", n.Name)
 	case err != nil:
@@ -59,38 +59,59 @@ func Measure(ctx context.Context, n plan.Node, measured *measure.Node, m control
 	return a, nil
 }
 
+func errNoFiles(n plan.Node) error {
+	return fmt.Errorf("%s measures no files: set ima.enabled: true in the lab's file", n.Name)
+}
+
 // measureFile finds the digest, and has the file measured.
 func measureFile(ctx context.Context, n plan.Node, measured *measure.Node, m control.Measurement) (string, error) {
-	text := m.Digest
-	if text == "" && n.IMA != nil {
-		for _, f := range n.IMA.Files {
-			if f.Path == m.Path {
-				text = f.Digest
-			}
-		}
-		if text == "" {
-			return "", fmt.Errorf("%s is not among the files of the lab's specification: give its digest, or a file", m.Path)
-		}
+	text, err := digestOf(n, m)
+	if err != nil {
+		return "", err
 	}
 	digest := ima.Digest{}
 	if text != "" {
-		var err error
 		if digest, err = ima.ParseDigest(text); err != nil {
 			return "", err
 		}
 	}
-	e, err := measured.Measure(ctx, measure.File{Path: m.Path, Digest: digest})
+	e, err := measured.Measure(ctx, measure.File{Path: m.Path, Digest: digest, Signature: m.Signature})
 	if err != nil {
 		return "", err
 	}
-	if allowed(n, e) {
+	switch {
+	case listed(n, e):
 		return fmt.Sprintf("%s was measured; the runtime policy allows it", e.Path), nil
+	case m.Sign == control.SignLab:
+		return fmt.Sprintf("%s was measured; the runtime policy has the key that signed it", e.Path), nil
+	case m.Sign == control.SignStranger:
+		return fmt.Sprintf("%s was measured; the runtime policy neither allows it nor has the key that signed it", e.Path), nil
 	}
 	return fmt.Sprintf("%s was measured; the runtime policy does not allow it", e.Path), nil
 }
 
-// allowed tells whether the runtime policy allows an entry, as far as the specification says.
-func allowed(n plan.Node, e ima.Entry) bool {
+// digestOf is the digest of the file of a measurement: the one that is given, or else the specification's; "" for a node that measures no files.
+func digestOf(n plan.Node, m control.Measurement) (string, error) {
+	if m.Digest != "" || n.IMA == nil {
+		return m.Digest, nil
+	}
+	text := ""
+	for _, f := range n.IMA.Files {
+		if f.Path == m.Path {
+			text = f.Digest
+		}
+	}
+	if text == "" {
+		return "", fmt.Errorf("%s is not among the files of the lab's specification: give its digest, or a file", m.Path)
+	}
+	return text, nil
+}
+
+// allowed tells whether the runtime policy allows an entry, as far as the specification says, or trusts its signature.
+func allowed(n plan.Node, e ima.Entry) bool { return listed(n, e) || signed(n, e) }
+
+// listed tells whether the runtime policy has the file of an entry.
+func listed(n plan.Node, e ima.Entry) bool {
 	if e.Path == ima.BootAggregate {
 		return true
 	}
@@ -126,7 +147,7 @@ func showList(ctx context.Context, n plan.Node, measured *measure.Node) (*contro
 	}
 	out := &control.IMAList{PCR: hex.EncodeToString(values[ima.PCR]), Replay: hex.EncodeToString(replay)}
 	for _, e := range entries {
-		out.Entries = append(out.Entries, control.IMAEntry{Template: string(e.Template), Digest: e.Digest.String(), Path: e.Path, Allowed: allowed(n, e)})
+		out.Entries = append(out.Entries, control.IMAEntry{Template: string(e.Template), Digest: e.Digest.String(), Path: e.Path, Signature: e.Signature, Allowed: allowed(n, e)})
 	}
 	return out, nil
 }

@@ -82,7 +82,7 @@ func (p Policies) runtime(ctx context.Context) (string, error) {
 	specified := len(p.Node.IMA.Files)
 	allowedBefore := len(n.IMA.Files)
 	for _, e := range list.Entries {
-		entry := ima.Entry{Path: e.Path}
+		entry := ima.Entry{Path: e.Path, Signature: e.Signature}
 		if entry.Digest, err = ima.ParseDigest(e.Digest); err != nil {
 			return "", fmt.Errorf("the IMA list's entry of %s: %w", e.Path, err)
 		}
@@ -159,7 +159,7 @@ func tpmPolicyFile(dir state.Dir, n plan.Node) string {
 	return filepath.Join(dir.Policies(), "tpm-"+n.Name+".json")
 }
 
-// WithAllowed is the node of the plan with the files that its runtime policy has come to allow in this run of the lab.
+// WithAllowed is the node of the plan with the files that its runtime policy has come to allow in this run of the lab, and the key that it has.
 func WithAllowed(dir state.Dir, n plan.Node) (plan.Node, error) {
 	data, err := os.ReadFile(allowedFile(dir, n))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -177,7 +177,7 @@ func WithAllowed(dir state.Dir, n plan.Node) (plan.Node, error) {
 		ima.Files = append(slices.Clone(ima.Files), more...)
 		n.IMA = &ima
 	}
-	return n, nil
+	return withKey(dir, n)
 }
 
 // MarkAllowed marks the entries of a node's list that its runtime policy allows now.
@@ -191,7 +191,7 @@ func MarkAllowed(dir state.Dir, n plan.Node, list *control.IMAList) error {
 		if err != nil {
 			return fmt.Errorf("the IMA list's entry of %s: %w", e.Path, err)
 		}
-		list.Entries[i].Allowed = allowed(n, ima.Entry{Path: e.Path, Digest: digest})
+		list.Entries[i].Allowed = allowed(n, ima.Entry{Path: e.Path, Digest: digest, Signature: e.Signature})
 	}
 	return nil
 }

@@ -94,6 +94,9 @@ func (l *Lab) Measure(ctx context.Context, m control.Measurement) (a control.Mea
 	if !on {
 		return a, fmt.Errorf("%s is off: `keylab node start %s` starts it", n.Name, n.Name)
 	}
+	if err := fleet.Sign(l.dir, n, &m); err != nil {
+		return a, err
+	}
 	if a, err = l.tpm(n.Name).Measure(ctx, m); err == nil && a.IMA != nil {
 		err = fleet.MarkAllowed(l.dir, n, a.IMA) // the TPM's container knows the plan alone
 	}

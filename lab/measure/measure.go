@@ -52,6 +52,8 @@ type IMA struct {
 type File struct {
 	Path   string
 	Digest ima.Digest
+	// Signature is its extended attribute security.ima, or nothing; only with ima.TemplateSig.
+	Signature []byte
 }
 
 // ErrNoIMA and ErrNoBoot are about nodes that measure no files, or not their boot.
@@ -189,7 +191,7 @@ func (n *Node) bootKernel(ctx context.Context, t *tpm) error {
 
 // measure appends a file to the list and then extends PCR 10. n.mu is held.
 func (n *Node) measure(ctx context.Context, t *tpm, f File) (ima.Entry, error) {
-	e := ima.Entry{Template: n.opts.IMA.Template, Digest: f.Digest, Path: f.Path}
+	e := ima.Entry{Template: n.opts.IMA.Template, Digest: f.Digest, Path: f.Path, Signature: f.Signature}
 	digests, err := extension(e, t.banks)
 	if err != nil {
 		return e, err

@@ -108,6 +108,9 @@ func (s *supervisor) Measure(ctx context.Context, m control.Measurement) (a cont
 	if err != nil {
 		return a, err
 	}
+	if err := fleet.Sign(s.dir, known, &m); err != nil {
+		return a, err
+	}
 	a, err = fleet.Measure(ctx, known, n.measured, m)
 	if err == nil && (m.Kind == control.TamperBoot || m.Kind == control.UpdateFirmware) {
 		var rebooted string

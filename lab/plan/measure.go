@@ -10,6 +10,8 @@ import (
 type IMA struct {
 	Template string    `json:"template" yaml:"template"`
 	Files    []IMAFile `json:"files" yaml:"files"` // those that the runtime policy allows
+	// Key is whose signatures of other files it trusts, a public key in DER. It is no part of a plan: it is made with the lab.
+	Key []byte `json:"-" yaml:"-"`
 }
 
 // IMAFile is one file that may be measured.

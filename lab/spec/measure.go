@@ -19,7 +19,8 @@ const (
 type IMA struct {
 	// The nodes measure files into PCR 10, and the verifier checks their lists by a runtime policy.
 	Enabled *bool `yaml:"enabled,omitempty" jsonschema:"default=false"`
-	// The template of the measurement list: `ima-ng`, digest and path, or `ima-sig`, with a field for a signature, which is empty.
+	// The template of the measurement list: `ima-ng`, digest and path, or `ima-sig`, with a field for the file's signature, which is empty at boot. The runtime policy then also
+	// has the lab's key for signatures: it trusts a file that `keylab ima NODE add --sign lab` has signed, whatever its digest.
 	Template IMATemplate `yaml:"template,omitempty" jsonschema:"enum=ima-ng,enum=ima-sig,default=ima-ng"`
 	// The files that the runtime policy allows. Left out: those of a small system, of which /usr/bin/curl is not measured at boot.
 	Files []IMAFile `yaml:"files,omitempty" jsonschema:"maxItems=2000"`

@@ -11,6 +11,7 @@
 //	    tpm/<node>/         the state of one simulated TPM
 //	    agent/<node>/       the keys of one agent
 //	    measured/<node>/    the IMA list and the boot log of one node
+//	    ima-keys/           by which files are signed that nodes measure
 //	    policies/           by which the verifier judges them
 //	    payload/            what Keylime delivers to nodes, as it was read when the lab was last brought up
 //	    revocation/         the CA of Keylime's tenant for packages with the revocation certificate
@@ -175,6 +176,7 @@ func (d Dir) TPM(node string) string      { return filepath.Join(d.Path, "tpm", 
 func (d Dir) Agent(node string) string    { return filepath.Join(d.Path, "agent", node) }
 func (d Dir) Measured(node string) string { return filepath.Join(d.Path, "measured", node) }
 func (d Dir) Policies() string            { return filepath.Join(d.Path, "policies") }
+func (d Dir) IMAKeys() string             { return filepath.Join(d.Path, "ima-keys") }
 func (d Dir) PKI() string                 { return filepath.Join(d.Path, "pki") }
 func (d Dir) Keylime() string             { return filepath.Join(d.Path, "keylime") }
 func (d Dir) Payloads() string            { return filepath.Join(d.Path, "payload") }

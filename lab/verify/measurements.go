@@ -235,7 +235,11 @@ func (v *verification) policies(ctx context.Context, n Node) (string, error) {
 		if err := v.runtimePolicy(ctx, n); err != nil {
 			return "", err
 		}
-		evidence = append(evidence, fmt.Sprintf("a runtime policy of exactly the %d files of the specification", len(n.IMA.Files)))
+		text := fmt.Sprintf("a runtime policy of exactly the %d files of the specification", len(n.IMA.Files))
+		if len(n.IMA.Key) > 0 {
+			text += " and of the lab's key for signatures"
+		}
+		evidence = append(evidence, text)
 	}
 	if n.MeasuredBoot != nil {
 		if asked&mask(bootPCRs) != mask(bootPCRs) {
@@ -263,6 +267,13 @@ func (v *verification) runtimePolicy(ctx context.Context, n Node) error {
 	if len(held.Excludes) > 0 {
 		return fmt.Errorf("the verifier's runtime policy leaves out what matches %v", held.Excludes)
 	}
+	keys, err := held.Keys()
+	if err != nil {
+		return err
+	}
+	if !slices.EqualFunc(keys, signingKeys(n.IMA), bytes.Equal) {
+		return fmt.Errorf("the verifier's runtime policy trusts the signatures of %d keys, which are not those of the specification", len(keys))
+	}
 	want := allowedDigests(n.IMA)
 	delete(held.Digests, ima.BootAggregate) // which follows from the boot log where there is one
 	for path, digests := range want {
@@ -280,6 +291,14 @@ func (v *verification) runtimePolicy(ctx context.Context, n Node) error {
 		}
 	}
 	return nil
+}
+
+// signingKeys are those by whose signatures its runtime policy is to trust files.
+func signingKeys(i *plan.IMA) [][]byte {
+	if len(i.Key) == 0 {
+		return nil
+	}
+	return [][]byte{i.Key}
 }
 
 // allowedDigests are the files of the specification as a runtime policy has them.
