@@ -9,11 +9,11 @@ import (
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/kind"
 	"keylab.dev/keylab/lab/netns"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/roster"
-	"keylab.dev/keylab/lab/spec"
 	"keylab.dev/keylab/lab/state"
 	"keylab.dev/keylab/netlab"
 	"keylab.dev/keylab/tpmsim"
@@ -145,14 +145,8 @@ func supported(p plan.Plan) error {
 				return fmt.Errorf("the TPM of %s: %w", n.Name, err)
 			}
 		}
-		if n.Agent.Kind == string(spec.AgentBinary) {
-			info, err := os.Stat(n.Agent.Path)
-			if err != nil {
-				return fmt.Errorf("the agent of %s: %w", n.Name, err)
-			}
-			if info.IsDir() || info.Mode()&0o111 == 0 {
-				return fmt.Errorf("the agent of %s: %s is not an executable file", n.Name, n.Agent.Path)
-			}
+		if err := fleet.Runnable(n); err != nil {
+			return err
 		}
 		for _, m := range n.Mounts { // Docker would make an empty folder of what is not there
 			if _, err := os.Stat(m.HostPath); err != nil {

@@ -18,6 +18,7 @@ type action struct {
 	program            bool     // it runs one
 	required, options  []string // names in `with`
 	do                 func(ctx context.Context, r *runner, s Step) (done string, err error)
+	check              func(with map[string]string) (option string, err error) // what is wrong with an option in `with`, beyond its name
 }
 
 func (a action) nodeWords() string {
@@ -71,6 +72,14 @@ func init() {
 				return r.lab.Act(ctx, control.Action{Kind: kind, Node: node, PCR: pcr})
 			})
 		}}
+	}
+	actions[control.ActionReplaceAgent] = action{
+		about:    "put another agent in the place of the node's, of the kind go, or of the kind binary with the path of its program, relative to the scenario's file",
+		minNodes: 1, maxNodes: many, required: []string{"kind"}, options: []string{"path"},
+		check: checkAgent,
+		do: func(ctx context.Context, r *runner, s Step) (string, error) {
+			return r.eachNode(s, func(node string) (string, error) { return r.lab.Act(ctx, agentAction(s, node)) })
+		},
 	}
 	for kind, about := range map[string]string{
 		control.ActionSwapTPMs: "have two nodes exchange their TPMs",

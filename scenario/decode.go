@@ -21,6 +21,9 @@ func Decode(name string, data []byte) (Scenario, error) {
 	if err != nil {
 		return Scenario{}, err
 	}
+	if err := s.resolveAgents(name); err != nil {
+		return Scenario{}, err
+	}
 	return s, nil
 }
 
@@ -254,6 +257,12 @@ func (c *checker) action(path string, s Step) {
 	for _, name := range a.required {
 		if s.With[name] == "" {
 			c.add(path+".with", fmt.Sprintf("%s needs the option %q", s.Do, name), "")
+			return
+		}
+	}
+	if a.check != nil {
+		if option, err := a.check(s.With); err != nil {
+			c.add(path+".with."+option, err.Error(), "")
 		}
 	}
 }

@@ -2,6 +2,8 @@ package scenario_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -81,6 +83,10 @@ func TestMistakes(t *testing.T) {
 		"add of any":              {"steps: [{do: add, nodes: [any]}, {expect: {verify: passed}}]", "steps[0].nodes[0]", "needs the names of nodes"},
 		"add of no name":          {"steps: [{do: add, nodes: [registrar]}, {expect: {verify: passed}}]", "steps[0].nodes[0]", `"registrar" cannot join: `},
 		"remove of one that left": {"steps: [{do: remove, nodes: [node-1]}, {do: remove, nodes: [node-1]}, {expect: {verify: passed}}]", "steps[1].nodes[0]", `no node "node-1" then`},
+		"an agent of no kind":     {"steps: [{do: replace-agent, nodes: [node-1], with: {kind: rust}}, {expect: {verify: passed}}]", "steps[0].with.kind", `"rust" is no kind of agent`},
+		"an agent of none":        {"steps: [{do: replace-agent, nodes: [node-1]}, {expect: {verify: passed}}]", "steps[0].with", `needs the option "kind"`},
+		"an agent without path":   {"steps: [{do: replace-agent, nodes: [node-1], with: {kind: binary}}, {expect: {verify: passed}}]", "steps[0].with.kind", "needs the path"},
+		"a path for no program":   {"steps: [{do: replace-agent, nodes: [node-1], with: {kind: go, path: x}}, {expect: {verify: passed}}]", "steps[0].with.path", "kind binary only"},
 		"a lab not for its mode":  {"modes: [pull, push]\nlab: {keylime: {quoteInterval: 500ms}}\nsteps: [{expect: {verify: passed}}]", "lab.keylime.quoteInterval", "in mode push"},
 		"a mistake in the lab":    {"lab: {nodes: 0}\nsteps: [{expect: {verify: passed}}]", "lab.nodes", "0 is too small"},
 	} {
@@ -92,6 +98,44 @@ func TestMistakes(t *testing.T) {
 		}
 		if i := slices.IndexFunc(invalid.Problems, func(p spec.Problem) bool { return p.Path == c.path && strings.Contains(p.Message, c.want) }); i < 0 || invalid.Problems[i].Line == 0 {
 			t.Errorf("%s: no problem at %s says %q:\n%v", name, c.path, c.want, err)
+		}
+	}
+}
+
+// The path of an agent's program is relative to the scenario's file.
+func TestAgentPaths(t *testing.T) {
+	const steps = "steps:\n  - {do: replace-agent, nodes: [node-1], with: {kind: binary, path: bin/agent}}\n" +
+		"  - {do: replace-agent, nodes: [node-1], with: {kind: binary, path: /bin/agent}}\n  - {do: replace-agent, nodes: [node-1], with: {kind: go}}\n  - expect: {verify: passed}\n"
+	s, err := scenario.Decode("/some/folder/f.yaml", []byte(header+steps))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"/some/folder/bin/agent", "/bin/agent", ""} {
+		if got := s.Steps[i].With["path"]; got != want {
+			t.Errorf("step %d: %q, want %q", i, got, want)
+		}
+	}
+}
+
+// The examples are scenarios that their readers can run.
+func TestExamples(t *testing.T) {
+	files, err := filepath.Glob("../examples/scenarios/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("examples: %v, %v", files, err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := scenario.Decode(file, data)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, mode := range s.Modes {
+			if _, err := s.Prepare(scenario.Options{Mode: mode}); err != nil {
+				t.Errorf("%s in mode %s: %v", file, mode, err)
+			}
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 
 	"github.com/google/go-tpm/tpm2/transport"
@@ -12,7 +13,48 @@ import (
 // Dial connects to a TPM that [TPM.ServeClients] serves on a unix socket. The connection is one client of the TPM, with handles of its own;
 // when it breaks, as when the TPM is restarted, every Send fails: dial again.
 func Dial(ctx context.Context, socket string) (transport.TPMCloser, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	return dial(ctx, "unix", socket)
+}
+
+// DialTCTI connects to a TPM by a TCTI for the data socket of a swtpm, as [TPM.ServeTCTI] has one: "swtpm:host=127.0.0.1,port=2321", with these as defaults.
+// All who connect so are one client of the TPM.
+func DialTCTI(ctx context.Context, tcti string) (transport.TPMCloser, error) {
+	address, err := tctiAddress(tcti)
+	if err != nil {
+		return nil, err
+	}
+	return dial(ctx, "tcp", address)
+}
+
+// CheckTCTI tells why DialTCTI does not understand a TCTI.
+func CheckTCTI(tcti string) error {
+	_, err := tctiAddress(tcti)
+	return err
+}
+
+func tctiAddress(tcti string) (string, error) {
+	host, port := "127.0.0.1", "2321"
+	name, options, _ := strings.Cut(tcti, ":")
+	wrong := name != "swtpm"
+	for option := range strings.SplitSeq(options, ",") {
+		switch key, value, _ := strings.Cut(option, "="); {
+		case option == "":
+		case key == "host" && value != "":
+			host = value
+		case key == "port" && value != "":
+			port = value
+		default:
+			wrong = true
+		}
+	}
+	if wrong {
+		return "", fmt.Errorf("tpmsim: TCTI %q is not of the form swtpm:host=HOST,port=PORT", tcti)
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+func dial(ctx context.Context, network, address string) (transport.TPMCloser, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, fmt.Errorf("tpmsim: reach the TPM: %w", err)
 	}

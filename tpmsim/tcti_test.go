@@ -253,6 +253,31 @@ func TestTCTIControl(t *testing.T) {
 	}
 }
 
+// A program that is no tool of tpm2-tools gets to the TPM by the same TCTI.
+func TestDialTCTI(t *testing.T) {
+	forEachBackend(t, func(t *testing.T, b Backend) {
+		port := serveTCTI(t, openTPM(t, Options{Backend: b}))
+		for _, tcti := range []string{fmt.Sprintf("swtpm:host=127.0.0.1,port=%d", port), fmt.Sprintf("swtpm:port=%d", port)} {
+			c, err := DialTCTI(t.Context(), tcti)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := tpm2.GetRandom{BytesRequested: 8}.Execute(c)
+			if err != nil || len(got.RandomBytes.Buffer) != 8 {
+				t.Errorf("%s: %v, %v", tcti, got, err)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for tcti, ok := range map[string]bool{"swtpm": true, "swtpm:": true, "mssim:port=1": false, "swtpm:path=/x": false, "swtpm:port=": false, "": false} {
+		if err := CheckTCTI(tcti); (err == nil) != ok {
+			t.Errorf("%q: %v", tcti, err)
+		}
+	}
+}
+
 // When a listener fails by itself, whoever serves must hear of it.
 func TestServeTCTIReportsALostListener(t *testing.T) {
 	tpm := openTPM(t, Options{Backend: Swtpm()})

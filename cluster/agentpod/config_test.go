@@ -114,6 +114,33 @@ exponential_backoff_max_retries = 5
 	}
 }
 
+// Where there is no socket, the TPM is where the Rust agent would look for it.
+func TestTPMFrom(t *testing.T) {
+	env := map[string]string{EnvTCTI: "swtpm:host=127.0.0.1,port=1"}
+	look := func(name string) (string, bool) {
+		v, ok := env[name]
+		return v, ok
+	}
+	open, err := tpmFrom(look)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t.Context()); err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") {
+		t.Errorf("by TCTI: %v", err)
+	}
+	env[EnvTPM] = "/none/tpm.sock"
+	if open, err = tpmFrom(look); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t.Context()); err == nil || !strings.Contains(err.Error(), "/none/tpm.sock") {
+		t.Errorf("by its socket, which comes first: %v", err)
+	}
+	env = map[string]string{EnvTCTI: "device:/dev/tpm0"}
+	if _, err := tpmFrom(look); err == nil || !strings.Contains(err.Error(), `TCTI "device:/dev/tpm0" is not of the form swtpm:host=HOST,port=PORT`) {
+		t.Errorf("a TCTI of another kind: %v", err)
+	}
+}
+
 // Whatever is wrong is said at once, with the option's name.
 func TestConfigureRefuses(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty.pem")

@@ -11,12 +11,9 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/google/go-tpm/tpm2/transport"
-
 	"keylab.dev/keylab/agent"
 	"keylab.dev/keylab/agent/push"
 	"keylab.dev/keylab/ima"
-	"keylab.dev/keylab/tpmsim"
 )
 
 // runPush is the agent of a pod in the push model: it registers, and sends its evidence until ctx ends.
@@ -70,16 +67,14 @@ func configurePush(o options, env func(string) (string, bool), log *slog.Logger)
 	if err != nil || interval < 1 {
 		note(fmt.Errorf("option attestation_interval_seconds: %q is no number of seconds", o["attestation_interval_seconds"]))
 	}
-	socket, _ := env(EnvTPM)
-	if socket == "" {
-		note(errNoTPM)
-	}
+	openTPM, err := tpmFrom(env)
+	note(err)
 	if len(errs) > 0 {
 		return push.Config{}, fmt.Errorf("the agent's configuration: %w", errors.Join(errs...))
 	}
 	c := push.Config{
 		UUID:           o.text("uuid", agent.UUIDHashEK),
-		OpenTPM:        func(ctx context.Context) (transport.TPMCloser, error) { return tpmsim.Dial(ctx, socket) },
+		OpenTPM:        openTPM,
 		EKAlgorithm:    ek,
 		StateDir:       o.text("keylime_dir", "/var/lib/keylime"),
 		ContactAddress: o.text("contact_ip", "127.0.0.1"), ContactPort: contactPort,

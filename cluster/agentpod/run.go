@@ -20,8 +20,11 @@ import (
 	"keylab.dev/keylab/tpmsim"
 )
 
-// EnvTPM names the socket of the TPM; the device plugin sets it.
-const EnvTPM = "KEYLAB_TPM_SOCKET"
+// EnvTPM names the socket of the TPM; the device plugin sets it. Without it EnvTCTI says where the TPM is, as for the Rust agent.
+const (
+	EnvTPM  = "KEYLAB_TPM_SOCKET"
+	EnvTCTI = "TCTI"
+)
 
 // Run is the agent of a pod: it registers, trying again as long as it takes, and serves. It listens only once it is registered, so that a pod
 // which is ready is one that the verifier may ask. It ends with ctx.
@@ -105,16 +108,14 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 	note(err)
 	server, err := serverCertificate(o.text("server_cert", ""), o.text("server_key", ""))
 	note(err)
-	socket, _ := env(EnvTPM)
-	if socket == "" {
-		note(errNoTPM)
-	}
+	openTPM, err := tpmFrom(env)
+	note(err)
 	if len(errs) > 0 {
 		return agent.Config{}, "", fmt.Errorf("the agent's configuration: %w", errors.Join(errs...))
 	}
 	c := agent.Config{
 		UUID:        o.text("uuid", agent.UUIDHashEK),
-		OpenTPM:     func(ctx context.Context) (transport.TPMCloser, error) { return tpmsim.Dial(ctx, socket) },
+		OpenTPM:     openTPM,
 		EKAlgorithm: ek, AKAlgorithm: ak, HashAlgorithm: hash, APIVersions: o.apiVersions("api_versions"),
 		StateDir:       o.text("keylime_dir", "/var/lib/keylime"),
 		SecureDir:      filepath.Join(o.text("keylime_dir", "/var/lib/keylime"), "secure"),
@@ -141,6 +142,21 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 		c.MeasuredBootLog = func() ([]byte, error) { return os.ReadFile(path) }
 	}
 	return c, net.JoinHostPort(o.text("ip", "0.0.0.0"), strconv.Itoa(port)), nil
+}
+
+// tpmFrom is how the agent gets to its TPM.
+func tpmFrom(env func(string) (string, bool)) (func(ctx context.Context) (transport.TPMCloser, error), error) {
+	if socket, _ := env(EnvTPM); socket != "" {
+		return func(ctx context.Context) (transport.TPMCloser, error) { return tpmsim.Dial(ctx, socket) }, nil
+	}
+	tcti, _ := env(EnvTCTI)
+	if tcti == "" {
+		return nil, errNoTPM
+	}
+	if err := tpmsim.CheckTCTI(tcti); err != nil {
+		return nil, fmt.Errorf("%s: %w", EnvTCTI, err)
+	}
+	return func(ctx context.Context) (transport.TPMCloser, error) { return tpmsim.DialTCTI(ctx, tcti) }, nil
 }
 
 var errNoTPM = fmt.Errorf("%s is not set: the pod has no TPM; its container must ask for the resource keylab.dev/tpm", EnvTPM)

@@ -13,9 +13,10 @@ import (
 func newNode(s streams) *cobra.Command {
 	var f labFlag
 	var pcr string
+	var agent agentFlags
 	c := &cobra.Command{
 		Use:   "node ACTION NODE [OTHER]",
-		Short: "Stop, start, reboot or crash a node of a running lab, replace its TPM, have it trusted again, or change which nodes there are",
+		Short: "Stop, start, reboot or crash a node of a running lab, replace its TPM or its agent, have it trusted again, or change which nodes there are",
 		Long: `Does to a node of a running lab what its operator, or fate, could:
 
   stop           shut it down: agent and TPM end in order, and nobody answers for it
@@ -24,6 +25,8 @@ func newNode(s streams) *cobra.Command {
   crash          cut its power and start it: the TPM's clock goes back to what it last saved
   replace-tpm    put another TPM into it, with an EK certificate of the lab's active CA; the old one is destroyed
   restart-agent  start its agent again, which then registers
+  replace-agent  put another agent in the place of its own, of another --kind or another program at --path: the node keeps TPM, UUID and contact address, and
+                 the old agent's files stay on its disk. The lab remembers it (substrate netns)
   contact        give its agent another contact address, a hostname, with which it registers; the one that it had leads nowhere any more
   reimage        install it anew: it keeps its TPM, and what its agent had on the disk, such as its key, is lost
   pcr-extend     extend a --pcr by something that no log has
@@ -48,11 +51,12 @@ and does what an operator of Keylime does about it:
   policy-boot    give the verifier the reference state of the firmware that the node has now
   policy-tpm     enrol the node anew, with a TPM policy by which a --pcr has the value that it has now
 
-The TPM and the agent keep their keys over all but replace-tpm, reimage and what is done to TPMs; after the latter the registrar may refuse the agent, which is told; a payload goes with the machine's memory. keylab returns when it is done:
+The TPM and the agent keep their keys over all but replace-tpm, replace-agent, reimage and what is done to TPMs; after the latter the registrar may refuse the agent, which is told; a payload goes with the machine's memory. keylab returns when it is done:
 after start and restart-agent when the agent is registered and reachable, after reactivate and enrol when the verifier had a good quote.`,
 		Example: `  keylab node reboot node-1
   keylab node replace-tpm node-2 && keylab node enrol node-2
   keylab node tpm-swap node-1 node-2
+  keylab node replace-agent node-1 --kind binary --path ./keylime_agent && keylab node enrol node-1
   keylab node add && keylab verify`,
 		ValidArgsFunction: completeNode(&f),
 		Args: func(c *cobra.Command, args []string) error {
@@ -81,6 +85,9 @@ after start and restart-agent when the agent is registered and reachable, after 
 					return usageError{err}
 				}
 			}
+			if err := agent.over(&action); err != nil {
+				return err
+			}
 			l, err := f.open(nil)
 			if err != nil {
 				return err
@@ -105,6 +112,7 @@ after start and restart-agent when the agent is registered and reachable, after 
 	}
 	f.add(c)
 	c.Flags().StringVar(&pcr, "pcr", "", "of pcr-extend and policy-tpm: which one, 0 to 23")
+	agent.add(c)
 	return c
 }
 

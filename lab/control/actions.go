@@ -2,9 +2,12 @@ package control
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"keylab.dev/keylab/lab/spec"
 )
 
 // Action asks the lab to do one thing to one node, as its operator could, or to two.
@@ -13,6 +16,9 @@ type Action struct {
 	Node  string `json:"node"`
 	Other string `json:"other,omitempty"` // the second node, of those kinds that take two
 	PCR   *int   `json:"pcr,omitempty"`   // of ActionExtendPCR and ActionTPMPolicy, 0 to 23
+
+	AgentKind string `json:"agent_kind,omitempty"` // of ActionReplaceAgent: one of AgentKinds
+	AgentPath string `json:"agent_path,omitempty"` // of ActionReplaceAgent, for a binary: its absolute path
 }
 
 // What can be done to a node.
@@ -29,6 +35,8 @@ const (
 	ActionRestartAgent = "restart-agent" // start its agent again, which then registers anew
 
 	ActionReimage = "reimage" // the disk is lost and the machine installed anew: the TPM stays, what the agent kept is gone
+
+	ActionReplaceAgent = "replace-agent" // another agent on the same machine
 
 	ActionContact = "contact" // its agent gets another contact address, and registers with it
 
@@ -48,7 +56,7 @@ const (
 // Actions are all kinds of Action.
 var Actions = []string{
 	ActionStop, ActionStart, ActionReboot, ActionCrash, ActionReplaceTPM, ActionReactivate, ActionEnrol, ActionForget, ActionRestartAgent, ActionReimage,
-	ActionContact, ActionAdd, ActionRemove, ActionExtendPCR, ActionResetTPM, ActionSwapTPMs, ActionCloneTPM, ActionRuntimePolicy, ActionBootPolicy, ActionTPMPolicy,
+	ActionReplaceAgent, ActionContact, ActionAdd, ActionRemove, ActionExtendPCR, ActionResetTPM, ActionSwapTPMs, ActionCloneTPM, ActionRuntimePolicy, ActionBootPolicy, ActionTPMPolicy,
 }
 
 // TwoNodes tells whether an action is done to two nodes.
@@ -59,6 +67,30 @@ func AboutPCR(kind string) bool { return kind == ActionExtendPCR || kind == Acti
 
 // AboutMembers tells whether an action changes which nodes a lab has.
 func AboutMembers(kind string) bool { return kind == ActionAdd || kind == ActionRemove }
+
+// AgentKinds are the kinds of agents that ActionReplaceAgent knows: keylab's own, and a program.
+var AgentKinds = []string{string(spec.AgentGo), string(spec.AgentBinary)}
+
+// checkAgent tells what is wrong with the agent that an action names.
+func (a Action) checkAgent() error {
+	binary := string(spec.AgentBinary)
+	switch {
+	case a.Kind != ActionReplaceAgent && (a.AgentKind != "" || a.AgentPath != ""):
+		return fmt.Errorf("%s is about no other agent", a.Kind)
+	case a.Kind != ActionReplaceAgent:
+	case a.AgentKind == "":
+		return fmt.Errorf("%s needs the kind of the agent, %s", a.Kind, strings.Join(AgentKinds, " or "))
+	case !slices.Contains(AgentKinds, a.AgentKind):
+		return fmt.Errorf("%q is no kind of agent that can replace another one; there are %s", a.AgentKind, strings.Join(AgentKinds, ", "))
+	case a.AgentKind == binary && a.AgentPath == "":
+		return fmt.Errorf("%s needs the path of the program, for an agent of the kind %s", a.Kind, binary)
+	case a.AgentKind == binary && !filepath.IsAbs(a.AgentPath):
+		return fmt.Errorf("%s needs an absolute path, not %q", a.Kind, a.AgentPath)
+	case a.AgentKind != binary && a.AgentPath != "":
+		return fmt.Errorf("%s: a path is for an agent of the kind %s only, not %s", a.Kind, binary, a.AgentKind)
+	}
+	return nil
+}
 
 // PCRs is how many PCRs a TPM has in each bank.
 const PCRs = 24
@@ -81,7 +113,7 @@ func (a Action) Check() error {
 	case a.PCR != nil && (*a.PCR < 0 || *a.PCR >= PCRs):
 		return fmt.Errorf("there is no PCR %d; there are 0 to %d", *a.PCR, PCRs-1)
 	}
-	return nil
+	return a.checkAgent()
 }
 
 // ParsePCR reads the number of a PCR, for Action.PCR.

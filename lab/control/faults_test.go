@@ -75,8 +75,24 @@ func TestActionsCheck(t *testing.T) {
 		if control.AboutPCR(kind) {
 			a.PCR, _ = control.ParsePCR("15")
 		}
+		if kind == control.ActionReplaceAgent {
+			a.AgentKind = "go"
+		}
 		if err := a.Check(); err != nil {
 			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	for want, a := range map[string]control.Action{
+		"needs the kind of the agent, go or binary":  {Kind: control.ActionReplaceAgent, Node: "a"},
+		`"image" is no kind of agent`:                {Kind: control.ActionReplaceAgent, Node: "a", AgentKind: "image"},
+		"needs the path of the program":              {Kind: control.ActionReplaceAgent, Node: "a", AgentKind: "binary"},
+		`needs an absolute path, not "./agent"`:      {Kind: control.ActionReplaceAgent, Node: "a", AgentKind: "binary", AgentPath: "./agent"},
+		"a path is for an agent of the kind binary":  {Kind: control.ActionReplaceAgent, Node: "a", AgentKind: "go", AgentPath: "/agent"},
+		"reboot is about no other agent":             {Kind: control.ActionReboot, Node: "a", AgentKind: "go"},
+		"replace-agent is done to one node, not to ": {Kind: control.ActionReplaceAgent, Node: "a", Other: "b", AgentKind: "go"},
+	} {
+		if err := a.Check(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %q", a, err, want)
 		}
 	}
 }

@@ -69,6 +69,8 @@ func Act[N any](ctx context.Context, m Machines[N], a control.Action) (string, e
 	switch {
 	case a.Kind == control.ActionContact:
 		done, err = changeContact(ctx, m, n, a)
+	case a.Kind == control.ActionReplaceAgent:
+		done, err = replaceAgent(ctx, m, n, a)
 	case a.Kind == control.ActionExtendPCR:
 		done, err = extendPCR(ctx, m, n, a)
 	case a.Kind == control.ActionRuntimePolicy || a.Kind == control.ActionBootPolicy || a.Kind == control.ActionTPMPolicy:

@@ -113,13 +113,18 @@ func (n *node) unregistrable(ctx context.Context, err error) bool {
 	n.mu.Lock()
 	a := n.agent
 	ended := a != nil && a.ended() != nil
-	if ended || a != nil && errors.Is(err, agent.ErrRegistrarRefused) {
+	if ended || a != nil && refusedToRegister(err) {
 		n.unregistered = err
 	} else {
 		a = nil
 	}
 	n.mu.Unlock()
 	return a != nil && ctx.Err() == nil && a.stop(ctx) == nil
+}
+
+// refusedToRegister tells whether it was the registrar's word that an agent could not register.
+func refusedToRegister(err error) bool {
+	return errors.Is(err, agent.ErrRegistrarRefused) || errors.Is(err, fleet.ErrForbidden)
 }
 
 // named tells whether another node that runs has the same hostname, by a copy of its TPM: who was there first keeps the name.

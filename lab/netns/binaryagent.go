@@ -30,7 +30,7 @@ type binaryAgent struct {
 // startBinaryAgent prepares what the Rust agent needs and starts it: a server certificate with its hostname (it cannot
 // make one for a name itself), the tmpfs at <dir>/secure (which it could not mount without privilege), and its
 // configuration in the environment. What it writes is for its user alone.
-func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
+func (n *node) startBinaryAgent(path string) (nodeAgent, error) {
 	dir := n.s.dir.Agent(n.Name)
 	pair, cert, key, err := fleet.ServerCertificate(dir, n.hostname)
 	if err != nil {
@@ -63,7 +63,7 @@ func (n *node) startBinaryAgent(context.Context) (nodeAgent, error) {
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		env = append(env, "KEYLIME_AGENT_"+name+"="+options[name])
 	}
-	command := keylime.Command{Name: "agent of " + n.Name, Argv: []string{"sh", "-c", `umask 077 && exec "$0"`, n.Agent.Path}, Env: env, Dir: dir}
+	command := keylime.Command{Name: "agent of " + n.Name, Argv: []string{"sh", "-c", `umask 077 && exec "$0"`, path}, Env: env, Dir: dir}
 	p, err := startProcess(n.s.plan.Lab, n.Name, command, n.s.dir.Log(n.Name))
 	if err != nil {
 		return nil, err
@@ -81,6 +81,14 @@ func encryptionAlgorithm(ek string) string {
 
 // register waits until the agent has made itself active at the registrar, and, if it is to be asked, listens, which it does last.
 func (b *binaryAgent) register(ctx context.Context) error {
+	err := b.awaitRegistered(ctx)
+	if err != nil && !errors.Is(err, fleet.ErrForbidden) && b.forbidden() {
+		err = fmt.Errorf("%w: %w", fleet.ErrForbidden, err)
+	}
+	return err
+}
+
+func (b *binaryAgent) awaitRegistered(ctx context.Context) error {
 	return b.p.awaitReady(ctx, func(ctx context.Context) error {
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
@@ -119,6 +127,11 @@ func (b *binaryAgent) activated() error {
 		return fmt.Errorf("read the agent's log: %w", err)
 	}
 	return fleet.Activated(f, b.n.uuid)
+}
+
+// forbidden tells whether an agent that has ended said that the registrar forbids it to register.
+func (b *binaryAgent) forbidden() bool {
+	return !b.p.alive() && fleet.RefusedRegistration(b.p.lastOutput()) != ""
 }
 
 func (b *binaryAgent) certificate() *x509.Certificate { return b.cert }

@@ -32,7 +32,7 @@ func (s *supervisor) EK(ctx context.Context, o control.EKOrder) (control.EKDone,
 
 func (m machines) Nodes() []*node { return m.s.allNodes() }
 
-func (m machines) Planned(n *node) plan.Node { return n.Node }
+func (m machines) Planned(n *node) plan.Node { return n.planned() }
 
 func (m machines) UUID(n *node) string {
 	uuid, _ := n.identityNow()

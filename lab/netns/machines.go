@@ -25,6 +25,14 @@ func (s *supervisor) Act(ctx context.Context, a control.Action) (string, error) 
 	if control.AboutMembers(a.Kind) {
 		return s.changeMembers(ctx, a)
 	}
+	if a.Kind == control.ActionReplaceAgent {
+		return s.changeAgent(ctx, a)
+	}
+	return s.actOnNodes(ctx, a)
+}
+
+// actOnNodes does what is done to one node, or to two, and to nothing else.
+func (s *supervisor) actOnNodes(ctx context.Context, a control.Action) (string, error) {
 	acting := []string{a.Node}
 	if a.Other != "" {
 		acting = append(acting, a.Other)

@@ -25,22 +25,13 @@ func (s *supervisor) changeMembers(ctx context.Context, a control.Action) (done 
 	if err := a.Check(); err != nil {
 		return "", err
 	}
-	s.changing.Lock()
-	defer s.changing.Unlock()
-	s.verifying.Lock() // who proves the lab counts on its nodes
-	defer s.verifying.Unlock()
-	if err := s.mustBeUp(); err != nil { // it may have been taken down meanwhile
+	ctx, alone, err := s.changeAlone(ctx)
+	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case <-s.down:
-			cancel(errTakenDown)
-		case <-ctx.Done():
-		}
-	}()
+	defer alone()
+	s.verifying.Lock() // who proves the lab counts on its nodes
+	defer s.verifying.Unlock()
 	ctx, end := fleet.Limited(ctx)
 	defer end()
 	if a.Kind == control.ActionAdd {
@@ -53,6 +44,27 @@ func (s *supervisor) changeMembers(ctx context.Context, a control.Action) (done 
 		return "", fmt.Errorf("%s %s: %w", a.Kind, a.Node, err)
 	}
 	return done, nil
+}
+
+// changeAlone has one change what the lab's folder says of its nodes, until done. What is under way ends when the lab is taken down.
+func (s *supervisor) changeAlone(ctx context.Context) (_ context.Context, done func(), err error) {
+	s.changing.Lock()
+	if err := s.mustBeUp(); err != nil { // it may have been taken down meanwhile
+		s.changing.Unlock()
+		return ctx, nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-s.down:
+			cancel(errTakenDown)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		cancel(nil)
+		s.changing.Unlock()
+	}, nil
 }
 
 // join makes one more node, as the lab's specification has them by default, and has it attested. What fails is taken back.

@@ -57,6 +57,7 @@ type node struct {
 	uuid     string
 	hostname string
 	agent    nodeAgent
+	program  *plan.Agent // which agent it has now, if that was replaced since the plan was made
 	// agentStarts counts the agents that the node has had since `up` began.
 	agentStarts int
 	arrivals    *netlab.ConnCounter // connections that reached the agent's port, by the node's own kernel
@@ -172,10 +173,10 @@ func (n *node) startAgent(ctx context.Context) error {
 	}
 	var a nodeAgent
 	var err error
-	push := n.s.plan.Keylime.Push()
+	push, program := n.s.plan.Keylime.Push(), n.planned().Agent
 	switch {
-	case n.Agent.Kind == string(spec.AgentBinary):
-		a, err = n.startBinaryAgent(ctx)
+	case program.Kind == string(spec.AgentBinary):
+		a, err = n.startBinaryAgent(program.Path)
 	case push:
 		a, err = n.startGoPushAgent(ctx)
 	default:

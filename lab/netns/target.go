@@ -51,13 +51,13 @@ var errNoAgent = errors.New("no agent was started")
 func (n *node) facts() verify.Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	v := verify.Node{Node: n.Node, UUID: n.uuid, Hostname: n.hostname, Enrolled: n.enrolled, TPM: n.readTPM, FindPayload: n.payload}
+	v := verify.Node{Node: n.plannedLocked(), UUID: n.uuid, Hostname: n.hostname, Enrolled: n.enrolled, TPM: n.readTPM, FindPayload: n.payload}
 	v.PCRs = n.measured.PCRs
 	v.IMAList = func(context.Context) (string, error) {
 		text, _, err := n.listFrom(0)
 		return text, err
 	}
-	if known, err := fleet.WithAllowed(n.s.dir, n.Node); err == nil { // else the policy is not as it should be, which is said of it
+	if known, err := fleet.WithAllowed(n.s.dir, n.plannedLocked()); err == nil { // else the policy is not as it should be, which is said of it
 		v.Node = known
 	}
 	v.Served = func(string) (int, error) { return 0, errNoAgent }

@@ -100,6 +100,20 @@ func (p Plan) Leave(name string) (Plan, error) {
 	return next, nil
 }
 
+// WithAgent is the plan of the running lab with the agent that s, the lab's specification, has on one of its nodes. All else is as it was.
+func (p Plan) WithAgent(s spec.Spec, name string) (Plan, error) {
+	all := effectiveNodes(s)
+	i := slices.IndexFunc(all, func(n Node) bool { return n.Name == name })
+	j := slices.IndexFunc(p.Nodes, func(n Node) bool { return n.Name == name })
+	if i < 0 || j < 0 {
+		return p, fmt.Errorf("the lab has no node %q; it has %s", name, p.NodeNames())
+	}
+	next := p.own()
+	next.Nodes[j].Agent = all[i].Agent
+	next.Steps = steps(next)
+	return next, nil
+}
+
 // own is a copy whose nodes, hosts and names can be changed.
 func (p Plan) own() Plan {
 	p.Nodes, p.Hosts, p.DNS.Records = slices.Clone(p.Nodes), slices.Clone(p.Hosts), maps.Clone(p.DNS.Records)

@@ -81,6 +81,25 @@ func TestJoinFullNetwork(t *testing.T) {
 	}
 }
 
+// Another agent on one node is planned as one that it had from the beginning, at the place that the node has.
+func TestWithAgent(t *testing.T) {
+	p := mustMake(t, decode(t, head+"name: x\nnodes: 3\n"))
+	s := decode(t, head+"name: x\nnodes: [{}, {agent: {kind: binary, path: /x}}, {}]\n")
+	got, err := p.WithAgent(s, "node-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(mustMake(t, s), got, byValue); d != "" {
+		t.Errorf("-made at once +replaced:\n%s", d)
+	}
+	if n, _ := p.Node("node-2"); n.Agent.Kind != "go" {
+		t.Error("the plan that was changed has changed itself")
+	}
+	if _, err := p.WithAgent(s, "a"); err == nil || !strings.Contains(err.Error(), "it has node-1, node-2, node-3") {
+		t.Errorf("one that is not there: %v", err)
+	}
+}
+
 // What the services were not configured for is told before anything is done.
 func TestServes(t *testing.T) {
 	p := mustMake(t, decode(t, head+"name: x\nnodes: [{name: a}]\n"))

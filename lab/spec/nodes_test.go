@@ -1,11 +1,64 @@
 package spec_test
 
 import (
+	"reflect"
 	"slices"
 	"testing"
 
 	"keylab.dev/keylab/lab/spec"
 )
+
+// Another agent on one node changes that node alone, and put back, the lab is as it was.
+func TestWithAgent(t *testing.T) {
+	const head = "apiVersion: keylab/v1alpha1\nkind: Lab\nname: x\n"
+	for what, c := range map[string]struct{ text, node, back, path, other string }{
+		"a number":                        {"nodes: 2", "node-1", "go", "", "go "},
+		"a list":                          {"nodes: [{name: a}, {name: b, ek: {expired: true}}]", "a", "go", "", "go "},
+		"a lab of programs":               {"nodes: 2\nagent: {kind: binary, path: /x}", "node-2", "binary", "/x", "binary /x"},
+		"another one, by the lab's path":  {"nodes: [{name: a}, {name: b, agent: {kind: binary}}]\nagent: {path: /x}", "a", "go", "", "binary /x"},
+		"the only one, by the lab's path": {"nodes: [{name: a}, {name: b, agent: {kind: binary}}]\nagent: {path: /x}", "b", "binary", "/x", "go "},
+	} {
+		s, err := spec.Decode("x", []byte(head+c.text+"\n"))
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		agents := func(s spec.Spec) (of, other string) {
+			if err := s.Validate(); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			for _, n := range s.EffectiveNodes() {
+				if text := string(n.Agent.Kind) + " " + n.Agent.Path; n.Name == c.node {
+					of = text
+				} else {
+					other = text
+				}
+			}
+			return of, other
+		}
+		for _, other := range []struct {
+			kind spec.AgentKind
+			path string
+		}{{spec.AgentGo, ""}, {spec.AgentBinary, "/y"}} {
+			next, err := s.WithAgent(c.node, other.kind, other.path)
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if of, rest := agents(next); of != string(other.kind)+" "+other.path || rest != c.other {
+				t.Errorf("%s, to %v: it has %q, the other one %q, want %q", what, other, of, rest, c.other)
+			}
+			again, err := next.WithAgent(c.node, spec.AgentKind(c.back), c.path)
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if !reflect.DeepEqual(again.EffectiveNodes(), s.EffectiveNodes()) || (again.Nodes.List == nil) != (s.Nodes.List == nil) {
+				t.Errorf("%s, to %v and back: %+v, before %+v", what, other, again.Nodes, s.Nodes)
+			}
+		}
+		if _, err := s.WithAgent("c", spec.AgentGo, ""); err == nil {
+			t.Errorf("%s: a node that is not there has another agent", what)
+		}
+	}
+}
 
 // Nodes are a number as long as that says it all, and else a list.
 func TestNodesChange(t *testing.T) {
