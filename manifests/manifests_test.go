@@ -435,3 +435,29 @@ func TestPush(t *testing.T) {
 		}
 	}
 }
+
+// The example of another ingress controller is what Kubernetes takes, and serves the class that its lab names.
+func TestExampleIngress(t *testing.T) {
+	data, err := os.ReadFile("../examples/kind/traefik.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lab, err := os.ReadFile("../examples/traefik.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	var class string
+	for _, document := range bytes.Split(data, []byte("\n---\n")) {
+		o, _, err := decoder.Decode(document, nil, nil)
+		if err != nil {
+			t.Errorf("%v in\n%s", err, document)
+		}
+		if c, ok := o.(*networkingv1.IngressClass); ok {
+			class = c.Name
+		}
+	}
+	if class == "" || !bytes.Contains(lab, []byte("\n  class: "+class+"\n")) {
+		t.Errorf("the example serves the ingress class %q, which its lab does not name:\n%s", class, lab)
+	}
+}
