@@ -94,6 +94,7 @@ type cable struct {
 	sockets [2]*os.File
 	ended   chan struct{}
 	running sync.WaitGroup
+	keep    func(frame []byte) bool // nil: it carries all frames
 
 	passed, lost atomic.Uint64
 }
@@ -207,6 +208,9 @@ func (c *cable) carry(from, to *os.File, i Impairment) {
 			if err != nil {
 				return
 			}
+			if c.keep != nil && !c.keep(buf[:n]) {
+				continue
+			}
 			due := time.Now().Add(i.Delay)
 			if i.Jitter > 0 {
 				due = due.Add(rand.N(2*i.Jitter) - i.Jitter)
@@ -246,8 +250,8 @@ func (c *cable) carry(from, to *os.File, i Impairment) {
 	})
 }
 
-// remove puts the port into the bridge again. What is on its way is lost.
-func (c *cable) remove() error {
+// close ends it. What is on its way is lost.
+func (c *cable) close() {
 	close(c.ended)
 	for _, s := range c.sockets {
 		if s != nil {
@@ -255,6 +259,11 @@ func (c *cable) remove() error {
 		}
 	}
 	c.running.Wait()
+}
+
+// remove puts the port into the bridge again. What is on its way is lost.
+func (c *cable) remove() error {
+	c.close()
 	h := c.port.sw.h
 	var errs []error
 	if link, err := h.LinkByName(c.port.name); err != nil {

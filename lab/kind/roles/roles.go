@@ -22,6 +22,7 @@ import (
 	"keylab.dev/keylab/lab/kind/netroles"
 	"keylab.dev/keylab/lab/kind/noticerole"
 	"keylab.dev/keylab/lab/kind/tpmrole"
+	"keylab.dev/keylab/netlab"
 )
 
 // Marker is the first argument by which this program knows that it is in a container.
@@ -79,6 +80,10 @@ func play(ctx context.Context, role string, args []string) error {
 			return err
 		}
 		return json.NewEncoder(os.Stdout).Encode(found)
+	case "late":
+		return netroles.RunLate(ctx, args, os.Stdout)
+	case "let-in":
+		return netlab.LetIn()
 	case "pause":
 		return netroles.RunPause(ctx)
 	case "device-plugin":
