@@ -229,3 +229,31 @@ func TestNoticesAreNumbered(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParseActions: whatever a payload lists, names are parts of it that can be written as a list again.
+func FuzzParseActions(f *testing.F) {
+	for _, text := range []string{"a\nb", "[a, 'b c']", "a,,b", `"x`, "a b, c", "[", "''"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		names, err := ParseActions(text)
+		if err != nil {
+			return
+		}
+		for _, n := range names {
+			if n == "" || !strings.Contains(text, n) {
+				t.Fatalf("%q gives %q", text, names)
+			}
+			if strings.Contains(n, "'") {
+				return
+			}
+		}
+		if len(names) == 0 {
+			return
+		}
+		list := "['" + strings.Join(names, "', '") + "']"
+		if again, err := ParseActions(list); err != nil || !slices.Equal(again, names) {
+			t.Fatalf("%q gives %q, which as %s gives %q, %v", text, names, list, again, err)
+		}
+	})
+}

@@ -71,3 +71,30 @@ func TestSign(t *testing.T) {
 		t.Error("signed without a key")
 	}
 }
+
+// FuzzSignedBy: no signature that the key did not make is taken for one of its own.
+func FuzzSignedBy(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	d := digestOf(crypto.SHA256, "program")
+	good, err := ima.Sign(key, d)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good[:len(good)-1], byte(4))
+	f.Add(good[:9], byte(0))
+	f.Add([]byte{}, byte(2))
+	other := digestOf(crypto.SHA256, "another")
+	f.Add(good, byte(4))
+	f.Fuzz(func(t *testing.T, signature []byte, number byte) {
+		e := ima.Entry{Template: ima.TemplateSig, Digest: other, Path: "/opt/program", Signature: slices.Clone(signature)}
+		if len(e.Signature) > 2 {
+			e.Signature[2] = number
+		}
+		if e.SignedBy(&key.PublicKey) {
+			t.Fatalf("taken for the key's own: % x", e.Signature)
+		}
+	})
+}
