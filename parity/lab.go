@@ -34,7 +34,7 @@ func labSpec(mode spec.Mode, agent string) (spec.Spec, error) {
 	if mode == spec.ModePush {
 		interval = "2s"
 	}
-	fmt.Fprintf(&text, "apiVersion: keylab/v1alpha1\nkind: Lab\nname: parity-%s\nkeylime:\n  mode: %s\n  quoteInterval: %s\n  options:\n    verifier:\n", mode, mode, interval)
+	fmt.Fprintf(&text, "apiVersion: keylab/v1alpha1\nkind: Lab\nname: parity-%s\ntimeouts: {ready: 10m}\nkeylime:\n  mode: %s\n  quoteInterval: %s\n  options:\n    verifier:\n", mode, mode, interval)
 	// A reboot of the machine must not be too long for the verifier, whose retries are a second apart.
 	fmt.Fprintf(&text, "      max_retries: \"10\"\n      retry_interval: \"1\"\n")
 	if mode == spec.ModePush { // every start wants a session
