@@ -108,7 +108,7 @@ func caState(ca authority.CA) string {
 	for _, w := range []struct {
 		is   bool
 		word string
-	}{{ca.Active, "active"}, {ca.Retired, "retired"}, {ca.Leaked, "leaked"}} {
+	}{{ca.Active, "active"}, {ca.Active && ca.Unproved, "the rotation to it is not proved"}, {ca.Retired, "retired"}, {ca.Leaked, "leaked"}} {
 		if w.is {
 			words = append(words, w.word)
 		}
@@ -149,6 +149,7 @@ type (
 	ekListCA struct {
 		Name         string          `json:"name"`
 		Active       bool            `json:"active"`
+		Unproved     bool            `json:"unproved,omitempty"` // a rotation went to it, and was not proved to be complete yet
 		Retired      bool            `json:"retired"`
 		Leaked       bool            `json:"leaked"`
 		Certificates []ekListCACert  `json:"certificates"` // root first
@@ -180,7 +181,7 @@ func ekListing(cas []authority.CA, issued []issuedEK, nodes []control.EKNode) ek
 		list.Nodes = []control.EKNode{}
 	}
 	for _, ca := range cas {
-		c := ekListCA{Name: ca.Name, Active: ca.Active, Retired: ca.Retired, Leaked: ca.Leaked, Level: ca.Level, Cross: ca.Cross}
+		c := ekListCA{Name: ca.Name, Active: ca.Active, Unproved: ca.Active && ca.Unproved, Retired: ca.Retired, Leaked: ca.Leaked, Level: ca.Level, Cross: ca.Cross}
 		chain := ca.Chain()
 		for i := len(chain) - 1; i >= 0; i-- {
 			c.Certificates = append(c.Certificates, ekListCACert{chain[i].Subject.String(), fmt.Sprintf("%X", chain[i].SerialNumber), chain[i].NotAfter, inStore(ca, i)})

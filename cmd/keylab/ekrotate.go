@@ -111,9 +111,14 @@ func printRotation(s streams, r rotate.Result) error {
 }
 
 func writeRotation(s streams, out io.Writer, r rotate.Result) error {
-	if r.DryRun {
+	switch {
+	case r.ProofDue && r.DryRun:
+		fmt.Fprintf(out, "Lab %s is on %s, which was not proved yet: that alone is to be done.\n", r.Lab, r.To)
+	case r.ProofDue:
+		fmt.Fprintf(out, "Lab %s was on %s already, which was not proved yet. That was made up for, in %.1f s.\n", r.Lab, r.To, r.Duration.Seconds())
+	case r.DryRun:
 		fmt.Fprintf(out, "This was the plan for lab %s, from %s to %s; nothing was done.\n", r.Lab, orNothing(strings.Join(r.From, ", ")), r.To)
-	} else {
+	default:
 		fmt.Fprintf(out, "Lab %s went from %s to %s in %.1f s.\n", r.Lab, orNothing(strings.Join(r.From, ", ")), r.To, r.Duration.Seconds())
 	}
 	for _, l := range r.LeftOut {

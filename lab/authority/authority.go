@@ -38,12 +38,14 @@ var Levels = []Level{All, Issuer, Root}
 // CA is one of the lab's EK CAs.
 type CA struct {
 	*ekca.CA
-	Name    string
-	Active  bool     // new TPMs get their certificates from it
-	Retired bool     // it was active, and another has taken its place
-	Leaked  bool     // somebody else has its key
-	Level   Level    // what of it was put into the store
-	Cross   []string // CAs that have certified its issuing CA too, whose certificates for it were put into the store
+	Name   string
+	Active bool // new TPMs get their certificates from it
+	// Unproved: a rotation went to it, and was not proved to be complete yet.
+	Unproved bool
+	Retired  bool     // it was active, and another has taken its place
+	Leaked   bool     // somebody else has its key
+	Level    Level    // what of it was put into the store
+	Cross    []string // CAs that have certified its issuing CA too, whose certificates for it were put into the store
 }
 
 // Trusted tells whether anything of the CA was put into the store. What Keylime makes of that is for ekca.CheckStore to say.

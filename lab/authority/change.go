@@ -136,9 +136,33 @@ func (s *Set) Activate(name string) (before string, err error) {
 			old.Retired = true
 		}
 		r.Active = name
+		if r.Unproved != name {
+			r.Unproved = ""
+		}
 		return nil
 	})
 	return before, err
+}
+
+// MarkUnproved remembers that a rotation goes to a CA, until MarkProved.
+func (s *Set) MarkUnproved(name string) error {
+	if _, err := s.Get(name); err != nil {
+		return err
+	}
+	return s.change(func(r *record) error {
+		r.Unproved = name
+		return nil
+	})
+}
+
+// MarkProved remembers that the rotation to a CA was proved to be complete.
+func (s *Set) MarkProved(name string) error {
+	return s.change(func(r *record) error {
+		if r.Unproved == name {
+			r.Unproved = ""
+		}
+		return nil
+	})
 }
 
 // MarkLeaked remembers that somebody else has a CA's key.

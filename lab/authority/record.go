@@ -20,6 +20,8 @@ import (
 type record struct {
 	Active string  `json:"active"`
 	CAs    []entry `json:"cas"` // in the order in which they were made
+	// Unproved is the CA that a rotation goes to, until that is proved to be complete.
+	Unproved string `json:"unproved,omitempty"`
 }
 
 type entry struct {
@@ -112,5 +114,5 @@ func (r record) unknown(name string) error {
 }
 
 func (r record) describe(e entry, ca *ekca.CA) CA {
-	return CA{CA: ca, Name: e.Name, Active: r.Active == e.Name, Retired: e.Retired, Leaked: e.Leaked, Level: e.Trusted, Cross: slices.Clone(e.Cross)}
+	return CA{CA: ca, Name: e.Name, Active: r.Active == e.Name, Unproved: r.Unproved == e.Name, Retired: e.Retired, Leaked: e.Leaked, Level: e.Trusted, Cross: slices.Clone(e.Cross)}
 }

@@ -18,6 +18,7 @@ import (
 // rotation is one that is under way.
 type rotation struct {
 	lab     Lab
+	set     *authority.Set
 	options Options
 	plan    plan.Plan
 	book    runbook
@@ -64,11 +65,10 @@ func prepare(ctx context.Context, l Lab, o Options) (*rotation, error) {
 	if r.plan, err = l.Planned(); err != nil {
 		return nil, err
 	}
-	set, err := l.EKCAs()
-	if err != nil {
+	if r.set, err = l.EKCAs(); err != nil {
 		return nil, err
 	}
-	cas, err := set.List()
+	cas, err := r.set.List()
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func prepare(ctx context.Context, l Lab, o Options) (*rotation, error) {
 	for _, e := range survey.Nodes {
 		r.nodes = append(r.nodes, r.look(e, status))
 	}
-	if err := r.choose(set, cas); err != nil {
+	if err := r.choose(cas); err != nil {
 		return nil, err
 	}
 	for _, ca := range cas {
@@ -95,6 +95,7 @@ func prepare(ctx context.Context, l Lab, o Options) (*rotation, error) {
 		Lab: l.Name(), Strategy: o.Strategy, To: r.target.Name, DryRun: o.DryRun, Started: r.started,
 		From: []string{}, Commands: []Command{}, Refused: []Refusal{}, LeftOut: []LeftOut{},
 	}
+	r.result.ProofDue = r.target.Unproved && len(r.pending()) == 0 && !slices.ContainsFunc(r.old, authority.CA.Trusted)
 	for _, ca := range r.old {
 		if ca.Active || ca.Trusted() || slices.ContainsFunc(r.nodes, func(n *node) bool { return n.ca == ca.Name }) {
 			r.result.From = append(r.result.From, ca.Name)
@@ -109,7 +110,7 @@ func prepare(ctx context.Context, l Lab, o Options) (*rotation, error) {
 }
 
 // choose decides which CA the rotation goes to.
-func (r *rotation) choose(set *authority.Set, cas []authority.CA) error {
+func (r *rotation) choose(cas []authority.CA) error {
 	name := r.options.To
 	if name == "" {
 		name = unfinished(cas, r.nodes)
@@ -118,7 +119,7 @@ func (r *rotation) choose(set *authority.Set, cas []authority.CA) error {
 		name = unused(cas)
 	}
 	if name == "" {
-		next, err := set.NextName()
+		next, err := r.set.NextName()
 		if err != nil {
 			return err
 		}
@@ -136,12 +137,15 @@ func (r *rotation) choose(set *authority.Set, cas []authority.CA) error {
 	return nil
 }
 
-// unfinished is the active CA where a rotation to it is not over: one that was retired for it is still trusted, or a node has not come over.
+// unfinished is the active CA where a rotation to it is not over: it was not proved to be complete, one that was retired for it is still trusted, or a node has not come over.
 func unfinished(cas []authority.CA, nodes []*node) string {
 	active, rotated, pending := "", false, false
 	for _, ca := range cas {
 		if ca.Active && !ca.Leaked {
 			active = ca.Name
+			if ca.Unproved {
+				return active
+			}
 		}
 		rotated = rotated || ca.Retired
 		pending = pending || ca.Retired && ca.Trusted()

@@ -95,11 +95,13 @@ type LeftOut struct {
 
 // Result is what came of a rotation.
 type Result struct {
-	Lab      string        `json:"lab"`
-	Strategy Strategy      `json:"strategy"`
-	From     []string      `json:"from"` // CAs that the rotation leaves
-	To       string        `json:"to"`
-	DryRun   bool          `json:"dry_run,omitempty"`
+	Lab      string   `json:"lab"`
+	Strategy Strategy `json:"strategy"`
+	From     []string `json:"from"` // CAs that the rotation leaves
+	To       string   `json:"to"`
+	DryRun   bool     `json:"dry_run,omitempty"`
+	// ProofDue says that an earlier rotation to this CA had done all but, perhaps, prove it.
+	ProofDue bool          `json:"proof_due,omitempty"`
 	Started  time.Time     `json:"started"`
 	Duration time.Duration `json:"duration_ns"`
 	Commands []Command     `json:"commands"`
@@ -164,7 +166,9 @@ func Run(ctx context.Context, l Lab, o Options) (Result, error) {
 		err = context.Cause(ctx)
 	}
 	if err == nil && !o.DryRun {
-		r.result.Proof, err = r.proof(ctx)
+		if r.result.Proof, err = r.proof(ctx); err == nil && r.result.Passed() {
+			err = r.set.MarkProved(r.target.Name)
+		}
 	}
 	r.result.Duration = time.Since(r.started)
 	if !o.DryRun {

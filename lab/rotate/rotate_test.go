@@ -126,12 +126,18 @@ func TestInterrupted(t *testing.T) {
 				if !errors.Is(err, context.Canceled) || r.Passed() {
 					t.Errorf("%s, interrupted after %d: %v", s, at, err)
 				}
-				want := "ca-2"
-				if f.over(want) { // only the proof was missing
-					want = "ca-3"
+				const want = "ca-2"
+				due := f.over(want) // only the proof was missing
+				f.calls = nil
+				again := run(t, f, rotate.Options{Strategy: second})
+				if again.To != want || !again.Passed() || again.ProofDue != due {
+					t.Errorf("%s, interrupted after %d, then %s: to %s, due is the proof alone: %v, %+v", s, at, second, again.To, again.ProofDue, again.Proof.Checks)
 				}
-				if again := run(t, f, rotate.Options{Strategy: second}); again.To != want || !again.Passed() {
-					t.Errorf("%s, interrupted after %d, then %s: to %s, %+v", s, at, second, again.To, again.Proof.Checks)
+				if due && len(f.calls) > 0 {
+					t.Errorf("%s, interrupted after %d, then %s: it did %v, though all was done", s, at, second, f.calls)
+				}
+				if next := run(t, f, rotate.Options{DryRun: true}); next.To != "ca-3" {
+					t.Errorf("%s, interrupted after %d, then %s, which was proved: the next one goes to %s", s, at, second, next.To)
 				}
 				wantOver(t, f, want)
 			}

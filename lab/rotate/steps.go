@@ -156,10 +156,15 @@ func (r *rotation) introduce(ctx context.Context) error {
 			return err
 		}
 	}
-	if r.target.Active {
+	if !r.target.Active {
+		if err := r.order(ctx, r.book.activate(), control.EKOrder{Kind: control.EKActivate, CA: name}); err != nil {
+			return err
+		}
+	}
+	if r.options.DryRun {
 		return nil
 	}
-	return r.order(ctx, r.book.activate(), control.EKOrder{Kind: control.EKActivate, CA: name})
+	return r.set.MarkUnproved(name)
 }
 
 // distrustOld takes every other CA of the lab out of the store.
