@@ -39,6 +39,16 @@ func (l *Lab) Certificates() ([]report.Certificate, error) {
 		}
 		out = append(out, certificates...)
 	}
+	stolen, err := set.LeakedCertificates()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range stolen {
+		out = append(out, report.Certificate{
+			Subject: "a thief's TPM", Kind: "EK", CA: c.CA, Issuer: c.Issuer.CommonName, Serial: fmt.Sprintf("%X", c.SerialNumber),
+			SHA256: ekca.Fingerprint(c.Certificate), NotBefore: c.NotBefore, NotAfter: c.NotAfter, Note: "made with a stolen key",
+		})
+	}
 	return out, nil
 }
 

@@ -1,6 +1,9 @@
 package lab_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -9,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"keylab.dev/keylab/ekca"
 	"keylab.dev/keylab/lab"
 	"keylab.dev/keylab/lab/authority"
 	"keylab.dev/keylab/lab/state"
@@ -55,6 +59,13 @@ func TestCertificatesSayWhatIsTrusted(t *testing.T) {
 	_, _, err = set.CrossSign("crossed", authority.First)
 	must(nil, err)
 	must(nil, set.MarkLeaked("issuer-only"))
+	ca, err := set.Get("issuer-only")
+	must(nil, err)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(nil, err)
+	stolen, err := ca.Issue(ekca.Request{Public: key.Public(), Unrecorded: true})
+	must(nil, err)
+	must(nil, set.KeepLeaked(stolen))
 	list, err := l.Certificates()
 	if err != nil {
 		t.Fatal(err)
@@ -69,8 +80,12 @@ func TestCertificatesSayWhatIsTrusted(t *testing.T) {
 		"root-only root true", "root-only intermediate false",
 		"crossed root false certified by ca-1 too", "crossed intermediate true certified by ca-1 too",
 		"new root false", "new intermediate false",
+		"issuer-only EK false made with a stolen key",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if c := list[len(list)-1]; c.Subject != "a thief's TPM" || c.Serial != fmt.Sprintf("%X", stolen.SerialNumber) || c.SHA256 != ekca.Fingerprint(stolen) {
+		t.Errorf("the thief's certificate: %+v", c)
 	}
 }

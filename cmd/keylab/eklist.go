@@ -33,11 +33,19 @@ func newEKList(s streams, f *labFlag) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			set, err := l.EKCAs()
+			if err != nil {
+				return err
+			}
+			stolen, err := set.LeakedCertificates()
+			if err != nil {
+				return err
+			}
 			nodes, running := surveyEKs(c.Context(), s, l)
 			if output == "json" {
-				return writeJSON(s.out, ekListing(cas, issued, nodes))
+				return writeJSON(s.out, ekListing(cas, issued, stolen, nodes))
 			}
-			return printEKs(s, cas, issued, nodes, running)
+			return printEKs(s, cas, issued, stolen, nodes, running)
 		},
 	}
 	c.Flags().StringVarP(&output, "output", "o", "table", "table or json")
@@ -58,7 +66,10 @@ func surveyEKs(ctx context.Context, s streams, l *lab.Lab) (nodes []control.EKNo
 	return done.Nodes, err == nil
 }
 
-func printEKs(s streams, cas []authority.CA, issued []issuedEK, nodes []control.EKNode, running bool) error {
+// ekStolen is the status of a certificate that somebody made with a stolen key.
+const ekStolen = "made with a stolen key"
+
+func printEKs(s streams, cas []authority.CA, issued []issuedEK, stolen []authority.LeakedCertificate, nodes []control.EKNode, running bool) error {
 	var rows [][]string
 	for _, ca := range cas {
 		chain := ca.Chain()
@@ -86,6 +97,16 @@ func printEKs(s streams, cas []authority.CA, issued []issuedEK, nodes []control.
 		}
 		rows = append(rows, row)
 	}
+	listed := map[string]bool{}
+	for _, c := range stolen {
+		serial := fmt.Sprintf("%X", c.SerialNumber)
+		listed[serial] = true
+		row := []string{orNothing(in[serial]), ekStolen, serial, c.NotAfter.Format(time.DateOnly), orNothing(c.CA)}
+		if running {
+			row = append(row, yesNo(in[serial] != ""))
+		}
+		rows = append(rows, row)
+	}
 	if running {
 		header += "|IN THE TPM"
 	}
@@ -95,6 +116,7 @@ func printEKs(s streams, cas []authority.CA, issued []issuedEK, nodes []control.
 			rows = append(rows, []string{n.Node, "unknown: " + n.Error})
 		case n.Serial == "":
 			rows = append(rows, []string{n.Node, "none", "-", "-", "-", "-"})
+		case listed[n.Serial]:
 		case n.Standing == control.EKUnrecorded || n.Standing == control.EKForeign:
 			rows = append(rows, []string{n.Node, n.Standing, n.Serial, n.NotAfter.Format(time.DateOnly), orNothing(n.CA), yesNo(true)})
 		}
@@ -144,6 +166,7 @@ type (
 	ekList struct {
 		CAs          []ekListCA       `json:"cas"`
 		Certificates []ekListCert     `json:"certificates"` // EK certificates that the CAs' records hold
+		Stolen       []ekListStolen   `json:"stolen"`       // that somebody made with a stolen key, and no CA's record holds
 		Nodes        []control.EKNode `json:"nodes"`        // what is in the TPMs of a running lab
 	}
 	ekListCA struct {
@@ -162,6 +185,12 @@ type (
 		NotAfter time.Time `json:"not_after"`
 		Trusted  bool      `json:"trusted"`
 	}
+	ekListStolen struct {
+		CA        string    `json:"ca"` // whose key it was
+		Serial    string    `json:"serial"`
+		NotBefore time.Time `json:"not_before"`
+		NotAfter  time.Time `json:"not_after"`
+	}
 	ekListCert struct {
 		Node      string     `json:"node"`
 		CA        string     `json:"ca"`
@@ -175,8 +204,11 @@ type (
 	}
 )
 
-func ekListing(cas []authority.CA, issued []issuedEK, nodes []control.EKNode) ekList {
-	list := ekList{CAs: []ekListCA{}, Certificates: []ekListCert{}, Nodes: nodes}
+func ekListing(cas []authority.CA, issued []issuedEK, stolen []authority.LeakedCertificate, nodes []control.EKNode) ekList {
+	list := ekList{CAs: []ekListCA{}, Certificates: []ekListCert{}, Stolen: []ekListStolen{}, Nodes: nodes}
+	for _, c := range stolen {
+		list.Stolen = append(list.Stolen, ekListStolen{c.CA, fmt.Sprintf("%X", c.SerialNumber), c.NotBefore, c.NotAfter})
+	}
 	if nodes == nil {
 		list.Nodes = []control.EKNode{}
 	}

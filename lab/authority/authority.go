@@ -2,11 +2,13 @@ package authority
 
 import (
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -209,6 +211,42 @@ func (s *Set) KeepLeaked(cert *x509.Certificate) error {
 		return fmt.Errorf("keep the thief's certificate: %w", err)
 	}
 	return nil
+}
+
+// LeakedCertificate is one that somebody made with a stolen key.
+type LeakedCertificate struct {
+	*x509.Certificate
+	CA string // whose key it was; "" where the lab does not know that CA any more
+}
+
+// LeakedCertificates are those that KeepLeaked kept, in the order in which they were made.
+func (s *Set) LeakedCertificates() ([]LeakedCertificate, error) {
+	files, err := filepath.Glob(filepath.Join(s.dir.EKCAs(), "leaked", "*.pem"))
+	if err != nil {
+		return nil, fmt.Errorf("find the thieves' certificates: %w", err)
+	}
+	var list []LeakedCertificate
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("read a thief's certificate: %w", err)
+		}
+		block, _ := pem.Decode(data)
+		if block == nil {
+			return nil, fmt.Errorf("read a thief's certificate: %s holds no PEM block", file)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("read a thief's certificate, %s: %w", file, err)
+		}
+		ca, _, err := s.Of(cert)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, LeakedCertificate{cert, ca.Name})
+	}
+	slices.SortStableFunc(list, func(a, b LeakedCertificate) int { return a.NotBefore.Compare(b.NotBefore) })
+	return list, nil
 }
 
 // nameLength is the longest common name (X.520, ub-common-name), less what ekca appends to those of several levels.
