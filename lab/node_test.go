@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"keylab.dev/keylab/lab"
 	"keylab.dev/keylab/lab/control"
 )
@@ -41,6 +43,23 @@ func TestNodes(t *testing.T) {
 		after := clock(t, l, "b")
 		if after["reset_count"] != before["reset_count"]+1 || after["clock"] < before["clock"] || after["safe"] != 1 {
 			t.Errorf("the TPM's clock after a reboot: %v, before %v", after, before)
+		}
+		verify(t, l)
+	})
+	t.Run("rebooted, and its agent restarted, at once", func(t *testing.T) {
+		var all errgroup.Group
+		for range 3 {
+			all.Go(func() error {
+				_, err := l.Act(t.Context(), control.Action{Kind: control.ActionReboot, Node: "b"})
+				return err
+			})
+			all.Go(func() error {
+				_, err := l.Fault(t.Context(), control.Fault{Kind: control.FaultAgentRestart, Nodes: []string{"b"}})
+				return err
+			})
+		}
+		if err := all.Wait(); err != nil {
+			t.Error(err)
 		}
 		verify(t, l)
 	})

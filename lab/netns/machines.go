@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
@@ -33,18 +32,15 @@ func (s *supervisor) Act(ctx context.Context, a control.Action) (string, error) 
 
 // actOnNodes does what is done to one node, or to two, and to nothing else.
 func (s *supervisor) actOnNodes(ctx context.Context, a control.Action) (string, error) {
-	acting := []string{a.Node}
+	names := []string{a.Node}
 	if a.Other != "" {
-		acting = append(acting, a.Other)
+		names = append(names, a.Other)
 	}
-	slices.Sort(acting) // so that nobody waits for the other
-	for _, name := range slices.Compact(acting) {
-		_, release, err := s.hold(name)
-		if err != nil {
-			return "", err
-		}
-		defer release()
+	release, err := s.holdAll(names)
+	if err != nil {
+		return "", err
 	}
+	defer release()
 	done, err := fleet.Act(ctx, machines{s}, a)
 	s.log.Info("action", "kind", a.Kind, "node", a.Node, "other", a.Other, "error", err)
 	return done, err

@@ -278,6 +278,27 @@ func (s *supervisor) setMembers(nodes []*node, p plan.Plan) {
 	s.nodes, s.members = nodes, p
 }
 
+// holdAll has several nodes to oneself, and gives back what releases them.
+func (s *supervisor) holdAll(names []string) (release func(), err error) {
+	var held []func()
+	release = func() {
+		for _, r := range held {
+			r()
+		}
+	}
+	names = slices.Clone(names)
+	slices.Sort(names) // so that nobody waits for the other
+	for _, name := range slices.Compact(names) {
+		_, r, err := s.hold(name)
+		if err != nil {
+			release()
+			return nil, err
+		}
+		held = append(held, r)
+	}
+	return release, nil
+}
+
 // hold has a node to oneself: what is done to it comes one after the other.
 func (s *supervisor) hold(name string) (*node, func(), error) {
 	n, err := s.node(name)
