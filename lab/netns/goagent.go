@@ -21,11 +21,12 @@ import (
 // goAgent is keylab's own agent, a goroutine of the supervisor.
 type goAgent struct {
 	*agent.Agent
-	cancel context.CancelCauseFunc // with why it ends
-	cut    func()                  // breaks its connections off
-	done   chan struct{}
-	mu     sync.Mutex
-	err    error
+	listen      func() (net.Listener, error)
+	connections *cuttable
+	done        chan struct{} // closed when it serves no more
+	mu          sync.Mutex
+	cancel      context.CancelCauseFunc // with why it ends; nil until it serves
+	err         error
 }
 
 // Why an agent that is a part of the supervisor ended.
@@ -51,11 +52,7 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 		return nil, err
 	}
 	ns := n.s.network.Host(n.Name)
-	l, err := ns.Listen("tcp", join(n.Address, n.Agent.Port))
-	if err != nil {
-		return nil, err
-	}
-	connections := &cuttable{Listener: l, open: map[net.Conn]struct{}{}}
+	connections := &cuttable{open: map[net.Conn]struct{}{}}
 	config := agent.Config{
 		UUID:           n.uuid,
 		OpenTPM:        func(context.Context) (transport.TPMCloser, error) { return n.openTPM() },
@@ -88,25 +85,10 @@ func (n *node) startGoAgent(ctx context.Context) (nodeAgent, error) {
 	n.serveLogs(&config)
 	a, err := agent.New(ctx, config)
 	if err != nil {
-		l.Close()
 		return nil, err
 	}
-	life, cancel := context.WithCancelCause(context.Background())
-	g := &goAgent{Agent: a, cancel: cancel, cut: connections.cut, done: make(chan struct{})}
-	go func() {
-		defer close(g.done)
-		err := a.Serve(life)
-		if err == nil && life.Err() == nil {
-			err = errors.New("the agent's server ended")
-		}
-		if life.Err() != nil {
-			err = context.Cause(life)
-		}
-		g.mu.Lock()
-		g.err = err
-		g.mu.Unlock()
-	}()
-	return g, nil
+	listen := func() (net.Listener, error) { return ns.Listen("tcp", join(n.Address, n.Agent.Port)) }
+	return &goAgent{Agent: a, listen: listen, connections: connections, done: make(chan struct{})}, nil
 }
 
 // openTPM is one more client of the node's TPM.
@@ -119,21 +101,44 @@ func (n *node) openTPM() (transport.TPMCloser, error) {
 	return n.tpm.Client(), nil
 }
 
-func (g *goAgent) register(ctx context.Context) error { return g.Register(ctx) }
+// register makes the agent known to the registrar, and then has it serve: like the Rust agent it answers nobody before.
+func (g *goAgent) register(ctx context.Context) error {
+	if err := g.Register(ctx); err != nil {
+		return err
+	}
+	l, err := g.listen()
+	if err != nil {
+		return err
+	}
+	g.connections.Listener = l
+	life, cancel := context.WithCancelCause(context.Background())
+	g.mu.Lock()
+	g.cancel = cancel
+	g.mu.Unlock()
+	go func() {
+		defer close(g.done)
+		err := g.Serve(life)
+		if err == nil && life.Err() == nil {
+			err = errors.New("the agent's server ended")
+		}
+		if life.Err() != nil {
+			err = context.Cause(life)
+		}
+		g.mu.Lock()
+		g.err = err
+		g.mu.Unlock()
+	}()
+	return nil
+}
 
 func (g *goAgent) certificate() *x509.Certificate { return g.ServerCertificate() }
 
 func (g *goAgent) served(nonce string) (int, error) { return g.ServedNonce(nonce), nil }
 
 func (g *goAgent) ended() error {
-	select {
-	case <-g.done:
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		return g.err
-	default:
-		return nil
-	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err
 }
 
 func (g *goAgent) end() proof.End { return endOf(g.ended()) }
@@ -141,14 +146,22 @@ func (g *goAgent) end() proof.End { return endOf(g.ended()) }
 func (g *goAgent) stop(ctx context.Context) error { return g.endBy(ctx, errAgentStopped) }
 
 // kill breaks all connections off, as the kernel does for a process that is killed.
-func (g *goAgent) kill(ctx context.Context) error {
-	g.cancel(errAgentKilled)
-	g.cut()
-	return g.endBy(ctx, errAgentKilled)
-}
+func (g *goAgent) kill(ctx context.Context) error { return g.endBy(ctx, errAgentKilled) }
 
 func (g *goAgent) endBy(ctx context.Context, why error) error {
-	g.cancel(why)
+	g.mu.Lock()
+	cancel := g.cancel
+	if cancel == nil {
+		g.err = why
+	}
+	g.mu.Unlock()
+	if cancel == nil { // it has not come to serve
+		return g.Close()
+	}
+	cancel(why)
+	if errors.Is(why, errAgentKilled) {
+		g.connections.cut()
+	}
 	select {
 	case <-g.done:
 		return g.Close()
