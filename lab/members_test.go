@@ -56,6 +56,25 @@ func TestMembers(t *testing.T) {
 			t.Errorf("it is another machine: UUID %s, EK certificate %s, before %s and %s", u["node-1"], s["node-1"], first["node-1"], serials["node-1"])
 		}
 	})
+	t.Run("joined, not as the others", func(t *testing.T) {
+		if _, err := l.Act(t.Context(), control.Action{Kind: control.ActionAdd, Node: "ecc", Definition: "tpm: {ekAlgorithm: ecc-p256}\nagent: {hashAlgorithm: sha384}\n"}); err != nil {
+			t.Fatal(err)
+		}
+		verify(t, l)
+		p, err := l.Planned()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := p.Node("ecc"); n.TPM.EKAlgorithm != string(spec.EKECCP256) || n.Agent.HashAlgorithm != string(spec.HashSHA384) {
+			t.Errorf("it is %+v", n)
+		}
+		act(t, l, control.ActionRemove, "ecc")
+		done, err := l.Act(t.Context(), control.Action{Kind: control.ActionAdd, Node: "bare", Definition: "ek: {certificate: absent}\n"})
+		if err != nil || !strings.Contains(done, "the tenant refused it") {
+			t.Errorf("without an EK certificate: %q, %v", done, err)
+		}
+		act(t, l, control.ActionRemove, "bare")
+	})
 	t.Run("mistakes", func(t *testing.T) {
 		before := read(t, l.Dir().Spec())
 		for want, a := range map[string]control.Action{
@@ -64,6 +83,11 @@ func TestMembers(t *testing.T) {
 			`"A" is not a DNS label`:                                           {Kind: control.ActionAdd, Node: "A"},
 			"add needs the name of a node":                                     {Kind: control.ActionAdd},
 			`remove d: the lab has no node "d"; it has node-2, node-3, node-1`: {Kind: control.ActionRemove, Node: "d"},
+			`unknown field "ekk": did you mean "ek"?`:                          {Kind: control.ActionAdd, Node: "node-4", Definition: "ekk: {}"},
+			"node-4, and its definition names it node-5":                       {Kind: control.ActionAdd, Node: "node-4", Definition: "name: node-5"},
+			"no payload of its own":                                            {Kind: control.ActionAdd, Node: "node-4", Definition: "payload: {inline: x}"},
+			"the lab has no stranger's CA":                                     {Kind: control.ActionAdd, Node: "node-4", Definition: "ek: {issuer: stranger}"},
+			"reboot takes no definition of a node":                             {Kind: control.ActionReboot, Node: "node-1", Definition: "{}"},
 			"remove is done to one node, not to node-1 and node-2":             {Kind: control.ActionRemove, Node: "node-1", Other: "node-2"},
 		} {
 			if _, err := l.Act(t.Context(), a); err == nil || !strings.Contains(err.Error(), want) {

@@ -90,15 +90,18 @@ func init() {
 		}}
 	}
 	for kind, a := range map[string]struct {
-		about string
-		then  func(c *cast, node string)
+		about   string
+		options []string
+		check   func(with map[string]string) (string, error)
+		then    func(c *cast, node string)
 	}{
-		control.ActionAdd:    {"have a node of that name join the running lab, and be attested", (*cast).join},
-		control.ActionRemove: {"have the node leave the running lab, and Keylime forget it", (*cast).leave},
+		control.ActionAdd: {"have a node of that name join the running lab, and be attested; its definition, as YAML, is what would stand in the lab's list of nodes",
+			[]string{"definition"}, checkDefinition, (*cast).join},
+		control.ActionRemove: {"have the node leave the running lab, and Keylime forget it", nil, nil, (*cast).leave},
 	} {
-		actions[kind] = action{about: a.about, minNodes: 1, maxNodes: many, do: func(ctx context.Context, r *runner, s Step) (string, error) {
+		actions[kind] = action{about: a.about, minNodes: 1, maxNodes: many, options: a.options, check: a.check, do: func(ctx context.Context, r *runner, s Step) (string, error) {
 			return r.eachNode(s, func(node string) (string, error) {
-				done, err := r.lab.Act(ctx, control.Action{Kind: kind, Node: node})
+				done, err := r.lab.Act(ctx, control.Action{Kind: kind, Node: node, Definition: s.With["definition"]})
 				if err == nil {
 					a.then(r.cast, node)
 				}

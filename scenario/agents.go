@@ -1,10 +1,12 @@
 package scenario
 
 import (
+	"errors"
 	"maps"
 	"path/filepath"
 
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/lab/spec"
 )
 
 // agentAction is what a step with replace-agent asks the lab for.
@@ -21,6 +23,15 @@ func checkAgent(with map[string]string) (option string, err error) {
 		option = "path"
 	}
 	return option, a.Check()
+}
+
+// checkDefinition looks at what is special about a node that joins.
+func checkDefinition(with map[string]string) (option string, err error) {
+	if n, _ := spec.DecodeNode("", []byte(with["definition"])); n.Name != "" {
+		return "definition", errors.New("a node's name stands in the step's nodes, not in its definition")
+	}
+	_, err = control.Action{Kind: control.ActionAdd, Node: "any", Definition: with["definition"]}.Defined()
+	return "definition", err
 }
 
 // resolveAgents makes the paths of agents' programs absolute, which are relative to the scenario's file.

@@ -83,6 +83,8 @@ func TestMistakes(t *testing.T) {
 		"add of any":              {"steps: [{do: add, nodes: [any]}, {expect: {verify: passed}}]", "steps[0].nodes[0]", "needs the names of nodes"},
 		"add of no name":          {"steps: [{do: add, nodes: [registrar]}, {expect: {verify: passed}}]", "steps[0].nodes[0]", `"registrar" cannot join: `},
 		"remove of one that left": {"steps: [{do: remove, nodes: [node-1]}, {do: remove, nodes: [node-1]}, {expect: {verify: passed}}]", "steps[1].nodes[0]", `no node "node-1" then`},
+		"a definition of no node": {"steps: [{do: add, nodes: [n9], with: {definition: 'ekk: {}'}}, {expect: {verify: passed}}]", "steps[0].with.definition", `unknown field "ekk"`},
+		"a name in a definition":  {"steps: [{do: add, nodes: [n9], with: {definition: 'name: n9'}}, {expect: {verify: passed}}]", "steps[0].with.definition", "stands in the step's nodes"},
 		"an agent of no kind":     {"steps: [{do: replace-agent, nodes: [node-1], with: {kind: rust}}, {expect: {verify: passed}}]", "steps[0].with.kind", `"rust" is no kind of agent`},
 		"an agent of none":        {"steps: [{do: replace-agent, nodes: [node-1]}, {expect: {verify: passed}}]", "steps[0].with", `needs the option "kind"`},
 		"an agent without path":   {"steps: [{do: replace-agent, nodes: [node-1], with: {kind: binary}}, {expect: {verify: passed}}]", "steps[0].with.kind", "needs the path"},

@@ -14,6 +14,7 @@ func newNode(s streams) *cobra.Command {
 	var f labFlag
 	var pcr string
 	var agent agentFlags
+	var joining nodeFlag
 	c := &cobra.Command{
 		Use:   "node ACTION NODE [OTHER]",
 		Short: "Stop, start, reboot or crash a node of a running lab, replace its TPM or its agent, have it trusted again, or change which nodes there are",
@@ -36,7 +37,8 @@ func newNode(s streams) *cobra.Command {
 
 changes which nodes there are (substrate netns):
 
-  add            have one more node, as the lab's file describes nodes, join the running lab, and return when it is attested; without NODE it gets a name
+  add            have one more node join the running lab, as the lab's file has nodes by default, and return when it is attested; what is special about it is
+                 in a --file, as it would stand in the file's list of nodes; without NODE it gets a name
   remove         have verifier and registrar forget the node, and take it out of the lab. Its TPM and its disk are kept: added again under its name, it is
                  the machine that it was
 
@@ -57,7 +59,8 @@ after start and restart-agent when the agent is registered and reachable, after 
   keylab node replace-tpm node-2 && keylab node enrol node-2
   keylab node tpm-swap node-1 node-2
   keylab node replace-agent node-1 --kind binary --path ./keylime_agent && keylab node enrol node-1
-  keylab node add && keylab verify`,
+  keylab node add && keylab verify
+  echo 'tpm: {ekAlgorithm: ecc-p256}' | keylab node add ecc --file -`,
 		ValidArgsFunction: completeNode(&f),
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 && !slices.Contains(control.Actions, args[0]) {
@@ -88,6 +91,11 @@ after start and restart-agent when the agent is registered and reachable, after 
 			if err := agent.over(&action); err != nil {
 				return err
 			}
+			definition, named, err := joining.read(s.in)
+			if err != nil {
+				return err
+			}
+			action.Definition = definition
 			l, err := f.open(nil)
 			if err != nil {
 				return err
@@ -97,7 +105,9 @@ after start and restart-agent when the agent is registered and reachable, after 
 				if err != nil {
 					return explain(l, err)
 				}
-				action.Node = p.FreeNodeName()
+				if action.Node = named; named == "" {
+					action.Node = p.FreeNodeName()
+				}
 			}
 			if err := action.Check(); err != nil {
 				return usageError{err}
@@ -113,6 +123,7 @@ after start and restart-agent when the agent is registered and reachable, after 
 	f.add(c)
 	c.Flags().StringVar(&pcr, "pcr", "", "of pcr-extend and policy-tpm: which one, 0 to 23")
 	agent.add(c)
+	joining.add(c)
 	return c
 }
 

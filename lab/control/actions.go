@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -19,6 +20,30 @@ type Action struct {
 
 	AgentKind string `json:"agent_kind,omitempty"` // of ActionReplaceAgent: one of AgentKinds
 	AgentPath string `json:"agent_path,omitempty"` // of ActionReplaceAgent, for a binary: its absolute path
+
+	// Definition is of ActionAdd: what is special about the node, as YAML, as it would stand in the lab's list of nodes; empty: nothing.
+	Definition string `json:"definition,omitempty"`
+}
+
+// Defined reads Definition. An error is an [spec.InvalidError], or says what a node that joins cannot have.
+func (a Action) Defined() (spec.Node, error) {
+	n := spec.Node{Name: a.Node}
+	if a.Definition == "" {
+		return n, nil
+	}
+	n, err := spec.DecodeNode("", []byte(a.Definition))
+	switch {
+	case err != nil:
+		return n, err
+	case n.Name != "" && n.Name != a.Node:
+		return n, fmt.Errorf("the node that is to join is called %s, and its definition names it %s", a.Node, n.Name)
+	case n.Payload.File != "" || n.Payload.Inline != "":
+		return n, errors.New("payload: a node that joins a running lab can have no payload of its own")
+	case n.Agent.Path != "" && !filepath.IsAbs(n.Agent.Path):
+		return n, fmt.Errorf("agent.path: %s is not absolute, and a node that joins has no file to which it could be relative", n.Agent.Path)
+	}
+	n.Name = a.Node
+	return n, nil
 }
 
 // What can be done to a node.
@@ -112,6 +137,12 @@ func (a Action) Check() error {
 		return fmt.Errorf("%s is about no PCR", a.Kind)
 	case a.PCR != nil && (*a.PCR < 0 || *a.PCR >= PCRs):
 		return fmt.Errorf("there is no PCR %d; there are 0 to %d", *a.PCR, PCRs-1)
+	}
+	if a.Kind != ActionAdd && a.Definition != "" {
+		return fmt.Errorf("%s takes no definition of a node", a.Kind)
+	}
+	if _, err := a.Defined(); err != nil {
+		return err
 	}
 	return a.checkAgent()
 }

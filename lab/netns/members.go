@@ -25,6 +25,10 @@ func (s *supervisor) changeMembers(ctx context.Context, a control.Action) (done 
 	if err := a.Check(); err != nil {
 		return "", err
 	}
+	defined, err := a.Defined()
+	if err != nil {
+		return "", err
+	}
 	ctx, alone, err := s.changeAlone(ctx)
 	if err != nil {
 		return "", err
@@ -35,7 +39,7 @@ func (s *supervisor) changeMembers(ctx context.Context, a control.Action) (done 
 	ctx, end := fleet.Limited(ctx)
 	defer end()
 	if a.Kind == control.ActionAdd {
-		done, err = s.join(ctx, a.Node)
+		done, err = s.join(ctx, defined)
 	} else {
 		done, err = s.leave(ctx, a.Node)
 	}
@@ -67,9 +71,10 @@ func (s *supervisor) changeAlone(ctx context.Context) (_ context.Context, done f
 	}, nil
 }
 
-// join makes one more node, as the lab's specification has them by default, and has it attested. What fails is taken back.
-func (s *supervisor) join(ctx context.Context, name string) (string, error) {
-	kept, next, err := s.planJoin(name)
+// join makes one more node, which for the rest is as the lab's specification has them by default, and has it attested. What fails is taken back.
+func (s *supervisor) join(ctx context.Context, defined spec.Node) (string, error) {
+	name := defined.Name
+	kept, next, err := s.planJoin(defined)
 	if err != nil {
 		return "", err
 	}
@@ -122,15 +127,15 @@ func (s *supervisor) takeBack(ctx context.Context, n *node) error {
 }
 
 // planJoin works out specification and plan with one more node.
-func (s *supervisor) planJoin(name string) (kept spec.Spec, next plan.Plan, err error) {
+func (s *supervisor) planJoin(defined spec.Node) (kept spec.Spec, next plan.Plan, err error) {
 	if kept, err = roster.ReadSpec(s.dir); err != nil {
 		return kept, next, err
 	}
-	members := s.memberPlan()
+	members, name := s.memberPlan(), defined.Name
 	if h, taken := members.Host(name); taken {
 		return kept, next, fmt.Errorf("the lab has a host of that name already, at %s", h.Address())
 	}
-	kept.Nodes = kept.Nodes.With(spec.Node{Name: name})
+	kept.Nodes = kept.Nodes.With(defined)
 	if err := kept.Validate(); err != nil {
 		return kept, next, err
 	}

@@ -39,6 +39,20 @@ func (n Nodes) With(node Node) Nodes {
 	return Nodes{List: append(n.All(), node)}
 }
 
+// nodeForm is that of a document that is one node.
+var nodeForm = Form{Noun: "node", root: reflect.TypeFor[Node]()}
+
+// DecodeNode reads one node, as it stands in a lab's list of nodes, as strictly as Decode reads a lab; its name may be left out. An error is an
+// *InvalidError. What only a lab as a whole can tell, such as whether another node has its name, is for Validate of the lab with it.
+func DecodeNode(name string, data []byte) (Node, error) {
+	var n Node
+	d := newDecoder(name, nodeForm)
+	if root := d.parse(data); root != nil {
+		d.value(root, reflect.ValueOf(&n).Elem(), "", rules{})
+	}
+	return n, invalid(d.problems)
+}
+
 // Without is the nodes but the one of that name.
 func (n Nodes) Without(name string) Nodes {
 	if n.List == nil && n.Count > 1 && name == nodeName(n.Count-1) {

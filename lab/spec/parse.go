@@ -27,7 +27,11 @@ func (d *decoder) parse(data []byte) *yaml.Node {
 	var doc, next yaml.Node
 	err := decodeNode(dec, &doc)
 	if errors.Is(err, io.EOF) || err == nil && isEmpty(&doc) {
-		d.add(position{1, 1}, "", fmt.Sprintf("the document is empty: a %s needs at least \"apiVersion: %s\" and \"kind: %s\"", d.form.Noun, APIVersion, d.form.Kind), "")
+		message := fmt.Sprintf("the document is empty: a %s needs at least \"apiVersion: %s\" and \"kind: %s\"", d.form.Noun, APIVersion, d.form.Kind)
+		if d.form.Kind == "" { // a part of a document
+			message = "the document is empty"
+		}
+		d.add(position{1, 1}, "", message, "")
 		return nil
 	}
 	if err != nil {
