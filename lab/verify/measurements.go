@@ -71,14 +71,21 @@ func (v *verification) imaListOnce(ctx context.Context, n Node) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("the list that the agent serves: %w", err)
 	}
-	replay, err := list.Replay(crypto.SHA256)
-	if err != nil {
-		return "", err
-	}
-	if err := sameAsTPM(ctx, n, served.quote, map[int][]byte{ima.PCR: replay}); err != nil {
+	if err := sameAsTPM(ctx, n, served.quote, replayOf(list)); err != nil {
 		return "", fmt.Errorf("the IMA list that the agent serves, of %d entries, is not what the TPM knows: %w", list.Len(), err)
 	}
-	return fmt.Sprintf("%d entries, as served, replay to PCR 10 as quoted and as read from the TPM, %s", list.Len(), shorten(hex.EncodeToString(replay))), nil
+	pcr, _ := served.quote.PCR(ima.PCR) // sameAsTPM has seen it
+	return fmt.Sprintf("%d entries, as served, replay to PCR 10 as quoted and as read from the TPM, %s", list.Len(), shorten(hex.EncodeToString(pcr))), nil
+}
+
+// A replayer gives what a log adds up to, by PCR, in a bank.
+type replayer func(bank crypto.Hash) (map[int][]byte, error)
+
+func replayOf(list *ima.List) replayer {
+	return func(bank crypto.Hash) (map[int][]byte, error) {
+		pcr, err := list.Replay(bank)
+		return map[int][]byte{ima.PCR: pcr}, err
+	}
 }
 
 // bootLog checks likewise that the boot log explains the PCRs of a boot. Package bootlog, which made the log, has no part in that.
@@ -90,7 +97,7 @@ func (v *verification) bootLog(ctx context.Context, n Node) (string, error) {
 	if len(served.BootLog) == 0 {
 		return "", errors.New("the agent serves no boot log")
 	}
-	replay, events, err := replayBoot(served.BootLog)
+	replay, events, err := replayOfBoot(served.BootLog)
 	if err != nil {
 		return "", fmt.Errorf("the boot log that the agent serves: %w", err)
 	}
@@ -100,58 +107,85 @@ func (v *verification) bootLog(ctx context.Context, n Node) (string, error) {
 	return fmt.Sprintf("%d events, as served, replay to PCRs 0-9 and 14 as quoted and as read from the TPM", events), nil
 }
 
-// replayBoot gives what a boot log adds up to, by PCR of the SHA-256 bank, and how many events it has.
-func replayBoot(data []byte) (replay map[int][]byte, events int, err error) {
+// bootBanks are the banks that go-eventlog knows.
+var bootBanks = map[crypto.Hash]register.HashAlg{crypto.SHA1: register.HashSHA1, crypto.SHA256: register.HashSHA256, crypto.SHA384: register.HashSHA384}
+
+// replayOfBoot reads a boot log. It returns also how many events it has.
+func replayOfBoot(data []byte) (_ replayer, events int, err error) {
 	log, err := tcg.ParseEventLog(data, tcg.ParseOpts{})
 	if err != nil {
 		return nil, 0, err
 	}
-	replay = map[int][]byte{}
-	for _, pcr := range bootPCRs {
-		replay[pcr] = make([]byte, crypto.SHA256.Size())
-	}
-	all := log.Events(register.HashSHA256)
-	for _, e := range all {
-		if replay[e.Index] == nil {
-			return nil, 0, fmt.Errorf("it has an event of PCR %d, which no boot of a lab extends", e.Index)
+	replay := func(bank crypto.Hash) (map[int][]byte, error) {
+		known, ok := bootBanks[bank]
+		if !ok {
+			return nil, fmt.Errorf("a boot log cannot be replayed to a PCR bank of %s", bank)
 		}
-		replay[e.Index] = extend(replay[e.Index], e.Digest)
+		pcrs := map[int][]byte{}
+		for _, pcr := range bootPCRs {
+			pcrs[pcr] = make([]byte, bank.Size())
+		}
+		for _, e := range log.Events(known) {
+			if pcrs[e.Index] == nil {
+				return nil, fmt.Errorf("it has an event of PCR %d, which no boot of a lab extends", e.Index)
+			}
+			pcrs[e.Index] = extend(bank, pcrs[e.Index], e.Digest)
+		}
+		return pcrs, nil
 	}
-	return replay, len(all), nil
+	return replay, len(log.Events(register.HashSHA256)), nil
 }
 
 // sameAsTPM compares what a log adds up to with the quote that came with it, and with the node's own TPM.
-func sameAsTPM(ctx context.Context, n Node, quote *agent.Quote, replay map[int][]byte) error {
-	wrong, err := differences(ctx, n, quote, replay)
-	if err == nil && len(wrong) > 0 {
-		err = errors.New(strings.Join(wrong, "; "))
+func sameAsTPM(ctx context.Context, n Node, quote *agent.Quote, replay replayer) error {
+	wrong, err := unlikeTPM(ctx, n, replay)
+	if err != nil {
+		return err
 	}
-	return err
+	bank, err := quote.Hash.Hash()
+	if err != nil {
+		return fmt.Errorf("the PCR bank of the quote: %w", err)
+	}
+	want, err := replay(bank)
+	if err != nil {
+		return err
+	}
+	var quotedWrong []string
+	for _, pcr := range slices.Sorted(maps.Keys(want)) {
+		quoted, ok := quote.PCR(uint(pcr))
+		if !ok {
+			return fmt.Errorf("the quote does not cover PCR %d", pcr)
+		}
+		if !bytes.Equal(quoted, want[pcr]) {
+			quotedWrong = append(quotedWrong, fmt.Sprintf("PCR %d is quoted as %s, the log gives %s", pcr, shorten(hex.EncodeToString(quoted)), shorten(hex.EncodeToString(want[pcr]))))
+		}
+	}
+	if len(quotedWrong) > 0 {
+		wrong = quotedWrong // the TPM says the same, as a rule
+	}
+	if len(wrong) > 0 {
+		return errors.New(strings.Join(wrong, "; "))
+	}
+	return nil
 }
 
-// differences are those between what a log adds up to and a quote, which may be nil, and the node's own TPM.
-func differences(ctx context.Context, n Node, quote *agent.Quote, replay map[int][]byte) (wrong []string, err error) {
+// unlikeTPM are the differences between what a log adds up to and the node's own TPM, bank SHA-256.
+func unlikeTPM(ctx context.Context, n Node, replay replayer) (wrong []string, err error) {
 	if n.PCRs == nil {
 		return nil, errors.New("the PCRs of this node's TPM cannot be read")
 	}
-	pcrs := slices.Sorted(maps.Keys(replay))
+	want, err := replay(crypto.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	pcrs := slices.Sorted(maps.Keys(want))
 	values, err := n.PCRs(ctx, pcrs...)
 	if err != nil {
 		return nil, fmt.Errorf("read the PCRs of the TPM of %s: %w", n.Name, err)
 	}
 	for _, pcr := range pcrs {
-		if quote != nil {
-			quoted, ok := quote.PCR(uint(pcr))
-			if !ok {
-				return nil, fmt.Errorf("the quote does not cover PCR %d", pcr)
-			}
-			if !bytes.Equal(quoted, replay[pcr]) {
-				wrong = append(wrong, fmt.Sprintf("PCR %d is quoted as %s, the log gives %s", pcr, shorten(hex.EncodeToString(quoted)), shorten(hex.EncodeToString(replay[pcr]))))
-				continue
-			}
-		}
-		if !bytes.Equal(values[pcr], replay[pcr]) {
-			wrong = append(wrong, fmt.Sprintf("PCR %d is %s in the TPM, the log gives %s", pcr, shorten(hex.EncodeToString(values[pcr])), shorten(hex.EncodeToString(replay[pcr]))))
+		if !bytes.Equal(values[pcr], want[pcr]) {
+			wrong = append(wrong, fmt.Sprintf("PCR %d is %s in the TPM, the log gives %s", pcr, shorten(hex.EncodeToString(values[pcr])), shorten(hex.EncodeToString(want[pcr]))))
 		}
 	}
 	return wrong, nil

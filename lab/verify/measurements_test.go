@@ -2,12 +2,15 @@ package verify
 
 import (
 	"context"
+	"crypto"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/google/go-tpm/tpm2"
 
 	"keylab.dev/keylab/agent"
 	"keylab.dev/keylab/keylime"
@@ -137,27 +140,30 @@ func TestPolicies(t *testing.T) {
 // A log is compared with the quote and with the TPM; each can differ by itself.
 func TestSameAsTPM(t *testing.T) {
 	good, bad := []byte("0123456789abcdef0123456789abcdef"), make([]byte, 32)
+	goodQuoted := append(good[:32:32], good[:16]...) // the quote is of another bank than the one read from the TPM
 	for name, test := range map[string]struct {
 		quoted, held []byte
 		covered      uint
 		err          error
 		says         string
 	}{
-		"all alike":            {quoted: good, held: good, covered: 10},
+		"all alike":            {quoted: goodQuoted, held: good, covered: 10},
 		"quoted otherwise":     {quoted: bad, held: good, covered: 10, says: "PCR 10 is quoted as 0000000000000000…, the log gives"},
-		"held otherwise":       {quoted: good, held: bad, covered: 10, says: "PCR 10 is 0000000000000000… in the TPM, the log gives"},
-		"not quoted":           {quoted: good, held: good, covered: 9, says: "does not cover PCR 10"},
-		"TPM does not say":     {quoted: good, held: good, covered: 10, err: errors.New("the TPM is off"), says: "the TPM is off"},
-		"TPM cannot be asked":  {quoted: good, covered: 10, says: "cannot be read"},
-		"TPM has another bank": {quoted: good, held: good[:20], covered: 10, says: "in the TPM"},
+		"held otherwise":       {quoted: goodQuoted, held: bad, covered: 10, says: "PCR 10 is 0000000000000000… in the TPM, the log gives"},
+		"not quoted":           {quoted: goodQuoted, held: good, covered: 9, says: "does not cover PCR 10"},
+		"TPM does not say":     {quoted: goodQuoted, held: good, covered: 10, err: errors.New("the TPM is off"), says: "the TPM is off"},
+		"TPM cannot be asked":  {quoted: goodQuoted, covered: 10, says: "cannot be read"},
+		"TPM has another bank": {quoted: goodQuoted, held: good[:20], covered: 10, says: "in the TPM"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := Node{}
 			if test.held != nil {
 				n.PCRs = func(context.Context, ...int) (map[int][]byte, error) { return map[int][]byte{10: test.held}, test.err }
 			}
-			quote := &agent.Quote{PCRs: []uint{test.covered}, Values: [][]byte{test.quoted}}
-			err := sameAsTPM(t.Context(), n, quote, map[int][]byte{10: good})
+			quote := &agent.Quote{Hash: tpm2.TPMAlgSHA384, PCRs: []uint{test.covered}, Values: [][]byte{test.quoted}}
+			err := sameAsTPM(t.Context(), n, quote, func(bank crypto.Hash) (map[int][]byte, error) {
+				return map[int][]byte{10: map[crypto.Hash][]byte{crypto.SHA256: good, crypto.SHA384: goodQuoted}[bank]}, nil
+			})
 			if (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), test.says) {
 				t.Errorf("%v, want %q", err, test.says)
 			}

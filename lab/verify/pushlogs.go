@@ -54,7 +54,7 @@ func (v *verification) pushBootLog(ctx context.Context, n Node) (string, error) 
 		if len(a.BootLog) == 0 {
 			return "", errors.New("the verifier had no boot log with the latest evidence")
 		}
-		replay, events, err := replayBoot(a.BootLog)
+		replay, events, err := replayOfBoot(a.BootLog)
 		if err != nil {
 			return "", fmt.Errorf("the boot log that the verifier had: %w", err)
 		}
@@ -96,11 +96,7 @@ func explainedList(ctx context.Context, n Node) (list *ima.List, err error) {
 		if list, err = ima.Parse(strings.NewReader(text)); err != nil {
 			return nil, fmt.Errorf("the IMA list of %s: %w", n.Name, err)
 		}
-		var replay []byte
-		if replay, err = list.Replay(crypto.SHA256); err != nil {
-			return nil, err
-		}
-		if wrong, e := differences(ctx, n, nil, map[int][]byte{ima.PCR: replay}); e != nil {
+		if wrong, e := unlikeTPM(ctx, n, replayOf(list)); e != nil {
 			return nil, e
 		} else if len(wrong) == 0 {
 			return list, nil
@@ -132,13 +128,17 @@ func pushedPart(a *keylime.PushAttestation, quote *agent.Quote, list *ima.List) 
 	if !strings.HasPrefix(rest, a.IMAEntries) {
 		return 0, fmt.Errorf("the entries that the verifier had, from number %d on, are not those of the node's list (%w)", a.IMAStart+1, errEarlier)
 	}
-	extensions, err := list.Extensions(crypto.SHA256)
+	bank, err := quote.Hash.Hash()
+	if err != nil {
+		return 0, fmt.Errorf("the PCR bank of the quote: %w", err)
+	}
+	extensions, err := list.Extensions(bank)
 	if err != nil {
 		return 0, err
 	}
-	pcr := make([]byte, crypto.SHA256.Size())
+	pcr := make([]byte, bank.Size())
 	for i, digest := range extensions[:end] {
-		pcr = extend(pcr, digest)
+		pcr = extend(bank, pcr, digest)
 		if i+1 >= a.IMAStart && bytes.Equal(pcr, quoted) {
 			return i + 1, nil
 		}
@@ -147,9 +147,9 @@ func pushedPart(a *keylime.PushAttestation, quote *agent.Quote, list *ima.List) 
 		shorten(hex.EncodeToString(pcr)), end, errEarlier)
 }
 
-// extend is the value of a PCR of the SHA-256 bank after it was extended (TPM 2.0 Library, Part 1, section 17.4).
-func extend(pcr, digest []byte) []byte {
-	h := crypto.SHA256.New()
+// extend is the value of a PCR of a bank after it was extended (TPM 2.0 Library, Part 1, section 17.4).
+func extend(bank crypto.Hash, pcr, digest []byte) []byte {
+	h := bank.New()
 	h.Write(pcr)
 	h.Write(digest)
 	return h.Sum(nil)

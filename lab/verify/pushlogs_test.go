@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"keylab.dev/keylab/agent"
 	"keylab.dev/keylab/ima"
 	"keylab.dev/keylab/keylime"
@@ -39,7 +41,7 @@ func madeList(t *testing.T, paths ...string) (list *ima.List, pcr [][]byte) {
 
 // quoteOf is a quote of PCR 10.
 func quoteOf(value []byte) *agent.Quote {
-	return &agent.Quote{PCRs: []uint{ima.PCR}, Values: [][]byte{value}}
+	return &agent.Quote{Hash: tpm2.TPMAlgSHA256, PCRs: []uint{ima.PCR}, Values: [][]byte{value}}
 }
 
 // What the verifier had is a part of the node's list, and the quote is of an entry that it had, or of all before.
