@@ -22,14 +22,17 @@ func (s Scenario) acts() bool {
 // counts as passed. Any other failure is one.
 func (r *runner) missed(s Step, step *report.Step, why string) (report.Verdict, string) {
 	s = r.cast.step(s)
-	other := ""
+	condition, other := s.Expect, ""
+	if s.Never != nil {
+		condition = s.Never
+	}
 	switch {
 	case !r.omitted:
 		other = "nothing had been left out by then"
-	case s.Never != nil:
+	case s.Never != nil && !condition.idle(): // a lab to which nothing is done does no such thing either
 		other = "it is about what must not happen"
-	case s.Expect != nil && s.Expect.idle() && !slices.ContainsFunc(s.Expect.Nodes, func(n string) bool { return r.cast.named[n] }):
-		other = "nothing that was left out is about " + s.Expect.sentence()
+	case condition != nil && condition.idle() && !slices.ContainsFunc(condition.Nodes, func(n string) bool { return r.cast.named[n] }):
+		other = "nothing that was left out is about " + condition.sentence()
 	}
 	if other != "" {
 		return report.Failed, fmt.Sprintf("%s; it did not fail for want of what was left out: %s", why, other)
