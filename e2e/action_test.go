@@ -130,7 +130,7 @@ func TestActionScenario(t *testing.T) {
 	t.Parallel()
 	a := runAction(t, "run", map[string]string{"own.yaml": scenarioFile("  - expect: {nodes: [all], attestations: 1}\n")},
 		"INPUT_SCENARIO=own.yaml", "INPUT_MODE=pull", "INPUT_ARGS=--seed '7'", "INPUT_REPORT_DIR=out/reports")
-	a.ends(t, 0, "passed", "✅ keylab: 1 scenario passed")
+	a.ends(t, 0, "passed", "✅ keylab: 1 run passed")
 	if all, failed := a.cases(t); all < 3 || failed > 0 {
 		t.Errorf("%d cases in JUnit, %d failed", all, failed)
 	}
@@ -146,7 +146,7 @@ func TestActionScenariosThatFail(t *testing.T) {
 		"a.yaml": scenarioFile("  - expect: {nodes: [all], attestations: 1}\n"),
 		"b.yaml": strings.Replace(scenarioFile("  - {expect: {nodes: [node-1], state: refused}, within: 1s}\n"), "own", "other", 1),
 	}, "INPUT_SCENARIO=a.yaml  b.yaml")
-	a.ends(t, 1, "failed", "❌ keylab: 1 of 2 scenarios did not pass")
+	a.ends(t, 1, "failed", "❌ keylab: 1 of 2 runs passed, 1 failed")
 	if _, failed := a.cases(t); failed != 1 {
 		t.Errorf("%d failures in JUnit", failed)
 	}
