@@ -101,13 +101,14 @@ func (n *node) openTPM() (transport.TPMCloser, error) {
 	return n.tpm.Client(), nil
 }
 
-// register makes the agent known to the registrar, and then has it serve: like the Rust agent it answers nobody before.
+// register makes the agent known to the registrar, and then has it serve: like the Rust agent it answers nobody before,
+// and ends if it cannot.
 func (g *goAgent) register(ctx context.Context) error {
-	if err := g.Register(ctx); err != nil {
-		return err
-	}
-	l, err := g.listen()
+	l, err := g.registerAndListen(ctx)
 	if err != nil {
+		g.mu.Lock()
+		g.err = err
+		g.mu.Unlock()
 		return err
 	}
 	g.connections.Listener = l
@@ -129,6 +130,13 @@ func (g *goAgent) register(ctx context.Context) error {
 		g.mu.Unlock()
 	}()
 	return nil
+}
+
+func (g *goAgent) registerAndListen(ctx context.Context) (net.Listener, error) {
+	if err := g.Register(ctx); err != nil {
+		return nil, err
+	}
+	return g.listen()
 }
 
 func (g *goAgent) certificate() *x509.Certificate { return g.ServerCertificate() }

@@ -60,9 +60,12 @@ func (n *node) startGoPushAgent(ctx context.Context) (nodeAgent, error) {
 	return g, err
 }
 
-// register makes the agent known to the registrar, and has it begin to attest.
+// register makes the agent known to the registrar, and has it begin to attest; it ends if it cannot.
 func (g *goPushAgent) register(ctx context.Context) error {
 	if err := g.Register(ctx); err != nil {
+		g.mu.Lock()
+		g.err = err
+		g.mu.Unlock()
 		return err
 	}
 	life, cancel := context.WithCancelCause(context.Background())
