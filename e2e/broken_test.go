@@ -58,7 +58,7 @@ func TestPodCrashes(t *testing.T) {
 	}
 	container := docker(t, "create", tools[0])
 	t.Cleanup(func() { docker(t, "rm", container) })
-	docker(t, "commit", "--change", `ENTRYPOINT ["sh", "-c", "echo first words; echo there is no TPM today >&2; exit 3"]`, container, image)
+	docker(t, "commit", "--change", `ENTRYPOINT ["sh", "-c", "exec >&2; echo first words; echo there is no TPM today; exit 3"]`, container, image)
 	t.Cleanup(func() { docker(t, "image", "rm", image) })
 	l := newLab(t, "e2e-crash", 54, "nodes: 1\nagent: {kind: image, image: "+image+"}\n")
 	out, err := l.try("up", "-f", l.spec)

@@ -129,12 +129,14 @@ func await(t *testing.T, what string, so func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(time.Minute)
+	// A verifier gives an agent up after max_retries (3) requests more, each of which may take its 20 s.
+	const limit = 2 * time.Minute
+	deadline := time.After(limit)
 	for !so() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("waited a minute for %s", what)
+			t.Fatalf("waited %s for %s", limit, what)
 		}
 	}
 }
