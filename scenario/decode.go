@@ -14,14 +14,14 @@ import (
 )
 
 // Decode reads a scenario from a YAML document, as strictly as a lab is read, and fills in what it leaves out. The name is the file's, for messages and
-// for paths in the lab, which are relative to it. An error is a *spec.InvalidError with every problem that the document has.
+// for paths, which are relative to its directory and become absolute. An error is a *spec.InvalidError with every problem that the document has.
 func Decode(name string, data []byte) (Scenario, error) {
 	var s Scenario
 	err := spec.DecodeDocument(name, data, spec.Form{Kind: Kind, Noun: "scenario"}, &s, s.check)
 	if err != nil {
 		return Scenario{}, err
 	}
-	if err := s.resolveAgents(name); err != nil {
+	if err := errors.Join(s.Lab.ResolvePaths(name), s.resolveAgents(name)); err != nil {
 		return Scenario{}, err
 	}
 	return s, nil

@@ -104,13 +104,16 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// The path of an agent's program is relative to the scenario's file.
+// Paths, of an agent's program and in the lab, are relative to the scenario's file.
 func TestAgentPaths(t *testing.T) {
 	const steps = "steps:\n  - {do: replace-agent, nodes: [node-1], with: {kind: binary, path: bin/agent}}\n" +
 		"  - {do: replace-agent, nodes: [node-1], with: {kind: binary, path: /bin/agent}}\n  - {do: replace-agent, nodes: [node-1], with: {kind: go}}\n  - expect: {verify: passed}\n"
-	s, err := scenario.Decode("/some/folder/f.yaml", []byte(header+steps))
+	s, err := scenario.Decode("/some/folder/f.yaml", []byte(header+"lab: {payload: {file: ../all.zip}}\n"+steps))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if got := s.Lab.Payload.File; got != "/some/all.zip" {
+		t.Errorf("the lab's payload: %q", got)
 	}
 	for i, want := range []string{"/some/folder/bin/agent", "/bin/agent", ""} {
 		if got := s.Steps[i].With["path"]; got != want {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"io"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -30,10 +29,8 @@ func (f *nodeFlag) read(stdin io.Reader) (definition, name string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	if n.Agent.Path != "" {
-		if n.Agent.Path, err = filepath.Abs(spec.Agent(n.Agent).PathFrom(f.file)); err != nil {
-			return "", "", err
-		}
+	if err := n.ResolvePaths(f.file); err != nil {
+		return "", "", err
 	}
 	data, err = yaml.Marshal(n)
 	return string(data), n.Name, err

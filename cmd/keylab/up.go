@@ -200,28 +200,7 @@ func readSpec(stdin io.Reader, file string) (lab.Spec, error) {
 	if err != nil {
 		return labSpec, err
 	}
-	resolve := func(path *string, from func(file string) string) error {
-		if *path == "" {
-			return nil
-		}
-		*path, err = filepath.Abs(from(file))
-		return err
-	}
-	if err := resolve(&labSpec.Agent.Path, labSpec.Agent.PathFrom); err != nil {
-		return labSpec, err
-	}
-	for i := range labSpec.Nodes.List {
-		n := &labSpec.Nodes.List[i]
-		if err := resolve(&n.Agent.Path, spec.Agent(n.Agent).PathFrom); err != nil {
-			return labSpec, err
-		}
-		for j := range n.Mounts {
-			if err := resolve(&n.Mounts[j].HostPath, n.Mounts[j].PathFrom); err != nil {
-				return labSpec, err
-			}
-		}
-	}
-	return labSpec, labSpec.ResolvePayloads(file)
+	return labSpec, labSpec.ResolvePaths(file)
 }
 
 // readFile reads a file of keylab's, or standard input for -, and says how it is called in messages.

@@ -2,7 +2,6 @@ package spec
 
 import (
 	"fmt"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -168,19 +167,4 @@ func (t TPM) FirmwareVersionID() string {
 		return ""
 	}
 	return fmt.Sprintf("id:%04X%04X", ma, mi)
-}
-
-// PathFrom returns the agent's program as a path that is absolute, or relative to the working directory, given the file
-// that the lab was read from. It is "" when there is no path.
-func (a Agent) PathFrom(file string) string { return pathFrom(a.Path, file) }
-
-// PathFrom returns what is mounted as a path that is absolute, or relative to the working directory, given the file that
-// the lab was read from.
-func (m Mount) PathFrom(file string) string { return pathFrom(m.HostPath, file) }
-
-func pathFrom(path, file string) string {
-	if path == "" || filepath.IsAbs(path) {
-		return path
-	}
-	return filepath.Join(filepath.Dir(file), path)
 }

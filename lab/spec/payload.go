@@ -2,7 +2,6 @@ package spec
 
 import (
 	"fmt"
-	"path/filepath"
 )
 
 // MaxPayload is the largest payload, in bytes. Encrypted and in base64 it must fit into Keylime's max_payload_size of 1 MiB (tenant.conf), and unpacked
@@ -44,30 +43,6 @@ func (n NodePayload) over(lab Payload) (Payload, bool) {
 }
 
 func (n NodePayload) payload() Payload { return Payload{n.File, n.Inline, n.Autorun} }
-
-// ResolvePayloads makes the paths of payloads and of revocation actions absolute, given the file that the lab was read from.
-func (s *Spec) ResolvePayloads(file string) error {
-	resolve := func(path *string) error {
-		if *path == "" || filepath.IsAbs(*path) {
-			return nil
-		}
-		abs, err := filepath.Abs(filepath.Join(filepath.Dir(file), *path))
-		if err != nil {
-			return fmt.Errorf("the payload's path %s: %w", *path, err)
-		}
-		*path = abs
-		return nil
-	}
-	if err := resolve(&s.Payload.File); err != nil {
-		return err
-	}
-	for i := range s.Nodes.List {
-		if err := resolve(&s.Nodes.List[i].Payload.File); err != nil {
-			return err
-		}
-	}
-	return s.resolveActions(file)
-}
 
 // payloads finds payloads that are two at once or half of one. No message repeats what is in one.
 func (c *checker) payloads() {

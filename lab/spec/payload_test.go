@@ -1,7 +1,6 @@
 package spec_test
 
 import (
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -24,13 +23,6 @@ func TestPayloadsOfNodes(t *testing.T) {
 		if n.Payload != want[i].Payload || n.SharedPayload != want[i].SharedPayload || n.Payload.Exists() != (i < 2) {
 			t.Errorf("%s: %+v, shared %v; want %+v, %v", n.Name, n.Payload, n.SharedPayload, want[i].Payload, want[i].SharedPayload)
 		}
-	}
-	s.Nodes.List[1].Payload = spec.NodePayload{File: "/own"}
-	if err := s.ResolvePayloads("labs/x/lab.yaml"); err != nil {
-		t.Fatal(err)
-	}
-	if all, _ := filepath.Abs("labs/x/all.zip"); s.Payload.File != all || s.Nodes.List[1].Payload.File != "/own" {
-		t.Errorf("paths: %q and %q", s.Payload.File, s.Nodes.List[1].Payload.File)
 	}
 }
 

@@ -2,7 +2,6 @@ package spec
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 )
 
@@ -99,21 +98,4 @@ func (c *checker) actions(r Revocation) {
 			return // one such node is enough to say so
 		}
 	}
-}
-
-// resolveActions makes the actions' paths absolute, given the file that the lab was read from.
-func (s *Spec) resolveActions(file string) error {
-	s.Keylime.Revocation.Actions = slices.Clone(s.Keylime.Revocation.Actions)
-	for i := range s.Keylime.Revocation.Actions {
-		path := &s.Keylime.Revocation.Actions[i].File
-		if *path == "" || filepath.IsAbs(*path) {
-			continue
-		}
-		abs, err := filepath.Abs(filepath.Join(filepath.Dir(file), *path))
-		if err != nil {
-			return fmt.Errorf("the action's path %s: %w", *path, err)
-		}
-		*path = abs
-	}
-	return nil
 }

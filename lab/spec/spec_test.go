@@ -144,17 +144,6 @@ func TestEffectiveNodesInherit(t *testing.T) {
 	}
 }
 
-func TestAgentPath(t *testing.T) {
-	for path, want := range map[string]string{"": "", "/opt/agent": "/opt/agent", "../bin/agent": "labs/bin/agent"} {
-		if got := (spec.Agent{Path: path}).PathFrom("labs/x/lab.yaml"); got != want {
-			t.Errorf("%q is %q, want %q", path, got, want)
-		}
-		if got := (spec.Mount{HostPath: path}).PathFrom("labs/x/lab.yaml"); got != want {
-			t.Errorf("mount of %q is %q, want %q", path, got, want)
-		}
-	}
-}
-
 func TestValidateALabMadeInGo(t *testing.T) {
 	if err := (spec.Spec{}).Validate(); err != nil {
 		t.Errorf("an empty lab is the default one: %v", err)
