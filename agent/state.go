@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"keylab.dev/keylab/internal/atomicfile"
+	"keylab.dev/keylab/internal/keypem"
 )
 
 // Names of the files in Config.StateDir.
@@ -109,18 +110,9 @@ func (d stateDir) readKey(name string) (crypto.Signer, error) {
 	if err != nil || data == nil {
 		return nil, err
 	}
-	path := filepath.Join(string(d), name)
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, fmt.Errorf("%s: no PEM private key in it (delete it to make a new one)", path)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	signer, err := keypem.Parse(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w (delete it to make a new one)", path, err)
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("%s: a key of type %T cannot be used", path, key)
+		return nil, fmt.Errorf("%s: %w (delete it to make a new one)", filepath.Join(string(d), name), err)
 	}
 	return signer, nil
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"keylab.dev/keylab/internal/keypem"
 )
 
 // CA is an open EK CA. Its methods may be called by several goroutines at once.
@@ -113,17 +114,9 @@ func readKey(path string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, fmt.Errorf("%s: no PEM private key", path)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	signer, err := keypem.Parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("%s: a %T cannot sign", path, key)
 	}
 	return signer, nil
 }

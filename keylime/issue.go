@@ -1,15 +1,14 @@
 package keylime
 
 import (
-	"crypto"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"time"
+
+	"keylab.dev/keylab/internal/keypem"
 )
 
 // ServerCertificate issues a TLS server certificate of the authority for another service, such as a receiver of the verifier's notices. It is on no disk.
@@ -21,17 +20,9 @@ func (p *PKI) ServerCertificate(commonName string, names []string, ips []net.IP)
 	if err != nil {
 		return fail(err)
 	}
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return fail(errors.New("the authority's key is no PEM"))
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	signer, err := keypem.Parse(data)
 	if err != nil {
-		return fail(err)
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return fail(fmt.Errorf("the authority's key, %T, cannot sign", key))
+		return fail(fmt.Errorf("the authority's key: %w", err))
 	}
 	ca := &authority{cert: p.CACert, key: signer}
 	der, own, err := ca.issue(PKIOptions{Now: time.Now(), Validity: 10 * 365 * 24 * time.Hour}, commonName, names, ips, serverAuth)

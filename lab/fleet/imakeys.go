@@ -14,6 +14,7 @@ import (
 
 	"keylab.dev/keylab/ima"
 	"keylab.dev/keylab/internal/atomicfile"
+	"keylab.dev/keylab/internal/keypem"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/state"
@@ -63,11 +64,7 @@ func signingKey(dir state.Dir, name string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the key of file signatures: %w", err)
 	}
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, fmt.Errorf("the key of file signatures, %s, is no PEM file", path)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, err := keypem.Parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("the key of file signatures, %s: %w", path, err)
 	}

@@ -77,7 +77,7 @@ func TestSign(t *testing.T) {
 	if info, err := os.Stat(dir.IMAKeys() + "/lab.pem"); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the lab's key: %v, %v", info, err)
 	}
-	for text, want := range map[string]string{"no key": "is no PEM file", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n": "the key of file signatures"} {
+	for text, want := range map[string]string{"no key": "no PEM private key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n": "the key of file signatures"} {
 		if err := os.WriteFile(dir.IMAKeys()+"/lab.pem", []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
