@@ -26,6 +26,16 @@ type Case[N any] struct {
 	On []N // the nodes that it is about
 }
 
+// StartsOrStops tells whether a fault starts or stops an agent or a TPM, or its mend does. Beside a reboot of the node, which does so too, a node could else end
+// with two agents. Other faults do not wait for what is done to the node: that may itself be waiting for one to be mended.
+func StartsOrStops(kind string) bool {
+	switch kind {
+	case control.FaultDeadAgent, control.FaultAgentKilled, control.FaultAgentRestart, control.FaultDeadTPM:
+		return true
+	}
+	return false
+}
+
 // Break carries out what the user asks for, and says what was done. find knows the nodes by name.
 func Break[N any](ctx context.Context, all map[string]Breakage[N], f control.Fault, find func(name string) (N, error)) (string, error) {
 	if err := f.Check(); err != nil {

@@ -77,6 +77,13 @@ func (l *Lab) Fault(ctx context.Context, f control.Fault) (string, error) {
 	if err := l.mustBeUp(); err != nil {
 		return "", err
 	}
+	if fleet.StartsOrStops(f.Kind) {
+		release, err := l.holdNodes(ctx, f.Nodes...)
+		if err != nil {
+			return "", err
+		}
+		defer release()
+	}
 	return fleet.Break(ctx, l.faults(), f, l.findNode)
 }
 

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/docker/docker/client"
-	"golang.org/x/sys/unix"
 
 	"keylab.dev/keylab/images"
 	"keylab.dev/keylab/internal/atomicfile"
@@ -141,7 +140,7 @@ func (l *Lab) node(name string) nodeFacts {
 func (l *Lab) learn(change func(*facts)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	unlock, err := lockFile(factsFile(l.dir) + ".lock")
+	unlock, err := lockFile(context.Background(), factsFile(l.dir)+".lock")
 	if err != nil {
 		return err
 	}
@@ -180,24 +179,6 @@ func readFacts(dir state.Dir) (facts, error) {
 
 func newFacts() facts {
 	return facts{Addresses: map[string]netip.Addr{}, Nodes: map[string]nodeFacts{}, BinaryImages: map[string]string{}}
-}
-
-// lockFile waits until no other process has the lock that a file stands for.
-func lockFile(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the lock: %w", err)
-	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
-	}
-	return func() { f.Close() }, nil
 }
 
 // learnNode changes what is known of a node.

@@ -29,6 +29,15 @@ func (l *Lab) Act(ctx context.Context, a control.Action) (string, error) {
 	if control.AboutMembers(a.Kind) {
 		return "", fmt.Errorf("%s %s: %w", a.Kind, a.Node, plan.ErrFixedWorkers)
 	}
+	names := []string{a.Node}
+	if a.Other != "" {
+		names = append(names, a.Other)
+	}
+	release, err := l.holdNodes(ctx, names...)
+	if err != nil {
+		return "", err
+	}
+	defer release()
 	return fleet.Act(ctx, machines{l}, a)
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
@@ -82,17 +83,31 @@ func (l *Lab) loadImages(ctx context.Context, provider *cluster.Provider) error 
 	if err != nil {
 		return fmt.Errorf("list the cluster's nodes: %w", err)
 	}
-	for _, name := range unique(wanted) {
-		open := func() (io.ReadCloser, error) { return l.docker.ImageSave(ctx, []string{name}) }
-		if err := loadArchive(ctx, all, open); err != nil {
-			return fmt.Errorf("load image %s into the nodes: %w", name, err)
-		}
+	archive := filepath.Join(l.dir.Path, "containers", "images.tar")
+	if err := l.saveImages(ctx, archive, unique(wanted)...); err != nil {
+		return err
 	}
-	return nil
+	defer os.Remove(archive)
+	return loadArchive(ctx, all, archive)
 }
 
-// loadArchive loads one image into all nodes, two at a time: each unpacks it, which costs processor time.
-func loadArchive(ctx context.Context, all []nodes.Node, open func() (io.ReadCloser, error)) error {
+// saveImages writes images of Docker's into one archive, in which layers that they share stand once.
+func (l *Lab) saveImages(ctx context.Context, archive string, images ...string) error {
+	saved, err := l.docker.ImageSave(ctx, images)
+	if err != nil {
+		return fmt.Errorf("save image %s: %w", strings.Join(images, ", "), err)
+	}
+	defer saved.Close()
+	return writeFile(archive, 0o600, func(w io.Writer) error {
+		if _, err := io.Copy(w, saved); err != nil {
+			return fmt.Errorf("save image %s: %w", strings.Join(images, ", "), err)
+		}
+		return nil
+	})
+}
+
+// loadArchive loads the images of an archive into all nodes, two at a time: each unpacks them, which costs processor time.
+func loadArchive(ctx context.Context, all []nodes.Node, archive string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(2)
 	for _, n := range all {
@@ -100,13 +115,13 @@ func loadArchive(ctx context.Context, all []nodes.Node, open func() (io.ReadClos
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			r, err := open()
+			f, err := os.Open(archive)
 			if err != nil {
 				return err
 			}
-			defer r.Close()
-			if err := nodeutils.LoadImageArchive(n, r); err != nil {
-				return fmt.Errorf("node %s: %w", n, withOutput(err))
+			defer f.Close()
+			if err := nodeutils.LoadImageArchive(n, f); err != nil {
+				return fmt.Errorf("load images into node %s: %w", n, withOutput(err))
 			}
 			return nil
 		})

@@ -194,13 +194,8 @@ func (u *up) binaryImage(ctx context.Context, path string) (string, error) {
 	if _, err := u.docker.ImageInspect(ctx, image); err == nil {
 		return image, nil
 	}
-	saved, err := u.docker.ImageSave(ctx, []string{u.images().Tools})
-	if err != nil {
-		return "", fmt.Errorf("read the image %s: %w", u.images().Tools, err)
-	}
-	defer saved.Close()
 	archive := filepath.Join(u.dir.Path, "containers", "tools.tar")
-	if err := writeFile(archive, 0o600, func(w io.Writer) error { _, err := io.Copy(w, saved); return err }); err != nil {
+	if err := u.saveImages(ctx, archive, u.images().Tools); err != nil {
 		return "", err
 	}
 	defer os.Remove(archive)

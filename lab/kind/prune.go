@@ -30,7 +30,7 @@ func lockPrograms(cache string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("store the keylab program: %w", err)
 	}
-	return lockFile(filepath.Join(dir, "lock"))
+	return lockFile(context.Background(), filepath.Join(dir, "lock"))
 }
 
 // prunePrograms removes copies of keylab that no container mounts, no lab of this user was made with, and nobody asked for lately. It keeps one in any

@@ -60,7 +60,7 @@ func (s *supervisor) Fault(ctx context.Context, f control.Fault) (string, error)
 	if err := s.mustBeUp(); err != nil {
 		return "", err
 	}
-	if startsOrStops(f.Kind) {
+	if fleet.StartsOrStops(f.Kind) {
 		release, err := s.holdAll(f.Nodes)
 		if err != nil {
 			return "", err
@@ -70,16 +70,6 @@ func (s *supervisor) Fault(ctx context.Context, f control.Fault) (string, error)
 	done, err := fleet.Break(ctx, s.faults(), f, s.node)
 	s.log.Info("fault", "kind", f.Kind, "nodes", f.Nodes, "component", f.Component, "options", f.Options, "clear", f.Clear, "error", err)
 	return done, err
-}
-
-// startsOrStops tells whether a fault starts or stops an agent or a TPM, or its mend does. Beside a reboot of the node, which does so too, a node could else end
-// with two agents. Other faults do not wait for what is done to the node: that may itself be waiting for one to be mended.
-func startsOrStops(kind string) bool {
-	switch kind {
-	case control.FaultDeadAgent, control.FaultAgentKilled, control.FaultAgentRestart, control.FaultDeadTPM:
-		return true
-	}
-	return false
 }
 
 func (s *supervisor) flatten(context.Context, fault) error {
