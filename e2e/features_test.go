@@ -9,8 +9,11 @@ import (
 	"keylab.dev/keylab/report"
 )
 
-// secret is the payload of a lab.
-const secret = "no real secret"
+// secret is the payload of a lab, and distrust the name of what its agents run when they are told of one that is not trusted any more.
+const (
+	secret   = "no real secret"
+	distrust = "distrust.sh"
+)
 
 // delivered checks that every node's logs are its TPM's, that the verifier holds the policies for them, and that only the first node got the payload.
 func delivered(l *testLab) {
@@ -36,7 +39,8 @@ func (l *testLab) events() []control.Notice {
 	return list
 }
 
-// notAllowed has a node use files: one that its policy allows, and one that it does not, which fails that node alone; the receiver and all agents are told.
+// notAllowed has a node use files: one that its policy allows, and one that it does not, which fails that node alone; the receiver and all agents are
+// told, and the agents act.
 // A reboot and an enrolment mend it, and deliver the payload again.
 func notAllowed(l *testLab) {
 	t := l.t
@@ -56,11 +60,12 @@ func notAllowed(l *testLab) {
 	if f := failed(l.verify()); !slices.Equal(f, []string{"attested first"}) {
 		t.Errorf("these fail: %q", f)
 	}
-	await(t, "the receiver and all agents to be told", func() string {
+	await(t, "the receiver and all agents to be told, and the agents to act", func() string {
 		var missing []string
 		for _, receiver := range []string{control.ReceiverWebhook, "first", "second"} {
 			if !slices.ContainsFunc(l.events(), func(n control.Notice) bool {
-				return n.Receiver == receiver && n.Node == "first" && n.Event == event && n.Type == "revocation" && n.Signed
+				acted := receiver == control.ReceiverWebhook || slices.Equal(n.Actions, []control.ActionRun{{Name: distrust, OK: true}})
+				return n.Receiver == receiver && n.Node == "first" && n.Event == event && n.Type == "revocation" && n.Signed && acted
 			}) {
 				missing = append(missing, receiver)
 			}

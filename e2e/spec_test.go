@@ -33,7 +33,7 @@ payload: {inline: %[3]q}
 		t.Fatal(err)
 	}
 	flows := "networks:\n  allow: [{name: to-kubelet, from: tenant, to: second, port: 10250}, {name: to-proxy, from: tenant, to: first, port: 10256}]\n"
-	const told = "keylime:\n  revocation: {agent: true, webhook: true}\n"
+	const told = "keylime:\n  revocation: {agent: true, webhook: true, actions: [{name: " + distrust + ", inline: \"#!/bin/sh\\ncat \\\"$1\\\" >> distrusted\\n\"}]}\n"
 	text = []byte(strings.NewReplacer("networks:\n", flows, "keylime:\n", told).Replace(string(text)))
 	if err := os.WriteFile(l.spec, text, 0o600); err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package manifests
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,7 +18,8 @@ import (
 const (
 	configDir = "/etc/keylime"
 	dataDir   = "/var/lib/keylime"
-	// measuredDir is where a container that has asked for the TPM finds it, and the logs of what the node measured.
+	// measuredDir is where a container that has asked for the TPM finds it, and the logs of what the node measured. An agent that has not, since a container
+	// beside it has the TPM, gets it as a volume.
 	measuredDir = "/run/keylab-tpm"
 )
 
@@ -46,10 +48,17 @@ func Agents(l Lab) []runtime.Object {
 	return objects
 }
 
-// AgentVolume is the agents' namespace, and the volume in which they keep their keys.
+// AgentVolume is the agents' namespace, and the volumes in which they keep their keys and find what their nodes measure.
 func AgentVolume(l Lab) []runtime.Object {
-	return []runtime.Object{l.namespace(l.AgentNamespace, "restricted"), l.dataVolume(), l.dataClaim()}
+	objects := append([]runtime.Object{l.namespace(l.AgentNamespace, "restricted")}, l.nodeVolume("data", AgentDataDir, corev1.ReadWriteMany)...)
+	if slices.ContainsFunc(l.Nodes, Node.seesMeasured) {
+		objects = append(objects, l.nodeVolume("measured", NodeTPMDir, corev1.ReadOnlyMany)...)
+	}
+	return objects
 }
+
+// seesMeasured tells whether a node's agent reads what the node measures and has not asked for the TPM.
+func (n Node) seesMeasured() bool { return n.Agent.Kind != "go" && (n.IMA || n.MeasuredBoot) }
 
 // agentConfig is the agent's configuration in the Rust agent's format (keylime-agent.conf): what differs from its defaults.
 func (l Lab) agentConfig(n Node) string {
@@ -116,27 +125,26 @@ func encryptionAlgorithm(ek string) string {
 	return "rsa2048"
 }
 
-// dataVolume is each node's own folder for its agent's keys: one volume that every node has at the same path. So agents keep their AK over restarts, and their
-// pods need no hostPath of their own, which "restricted" forbids.
-func (l Lab) dataVolume() *corev1.PersistentVolume {
-	return &corev1.PersistentVolume{
-		TypeMeta: kind("v1", "PersistentVolume"), ObjectMeta: l.meta(AppAgent, "", AppAgent+"-data"),
-		Spec: corev1.PersistentVolumeSpec{
-			Capacity:                      corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("16Mi")},
-			AccessModes:                   []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany},
-			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
-			ClaimRef:                      &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: l.AgentNamespace, Name: AppAgent + "-data"},
-			PersistentVolumeSource:        corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: AgentDataDir, Type: ptr(corev1.HostPathDirectory)}},
+// nodeVolume is a folder that each node has of its own, and all at the same path: one volume. So agents keep their AK over restarts, and their pods need no
+// hostPath of their own, which "restricted" forbids.
+func (l Lab) nodeVolume(name, path string, mode corev1.PersistentVolumeAccessMode) []runtime.Object {
+	name = AppAgent + "-" + name
+	size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("16Mi")}
+	modes := []corev1.PersistentVolumeAccessMode{mode}
+	return []runtime.Object{
+		&corev1.PersistentVolume{
+			TypeMeta: kind("v1", "PersistentVolume"), ObjectMeta: l.meta(AppAgent, "", name),
+			Spec: corev1.PersistentVolumeSpec{
+				Capacity: size, AccessModes: modes, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
+				ClaimRef:               &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: l.AgentNamespace, Name: name},
+				PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path, Type: ptr(corev1.HostPathDirectory)}},
+			},
 		},
-	}
-}
-
-func (l Lab) dataClaim() *corev1.PersistentVolumeClaim {
-	return &corev1.PersistentVolumeClaim{
-		TypeMeta: kind("v1", "PersistentVolumeClaim"), ObjectMeta: l.meta(AppAgent, l.AgentNamespace, AppAgent+"-data"),
-		Spec: corev1.PersistentVolumeClaimSpec{
-			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}, StorageClassName: ptr(""), VolumeName: AppAgent + "-data",
-			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("16Mi")}},
+		&corev1.PersistentVolumeClaim{
+			TypeMeta: kind("v1", "PersistentVolumeClaim"), ObjectMeta: l.meta(AppAgent, l.AgentNamespace, name),
+			Spec: corev1.PersistentVolumeClaimSpec{
+				AccessModes: modes, StorageClassName: ptr(""), VolumeName: name, Resources: corev1.VolumeResourceRequirements{Requests: size},
+			},
 		},
 	}
 }
@@ -215,6 +223,11 @@ func (l Lab) agentSet(nodes []Node) *appsv1.DaemonSet {
 			Name: "tpm", Image: l.KeylabImage, ImagePullPolicy: corev1.PullIfNotPresent, Command: inContainer("tpm-tcp", "/run/keylab-tpm"),
 			RestartPolicy: ptr(corev1.ContainerRestartPolicyAlways), Resources: tpm, SecurityContext: restricted(),
 		}}
+		if slices.ContainsFunc(nodes, Node.seesMeasured) {
+			claim := &corev1.PersistentVolumeClaimVolumeSource{ClaimName: AppAgent + "-measured", ReadOnly: true}
+			pod.Volumes = append(pod.Volumes, corev1.Volume{Name: "measured", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: claim}})
+			agent.VolumeMounts = append(agent.VolumeMounts, corev1.VolumeMount{Name: "measured", MountPath: measuredDir, ReadOnly: true})
+		}
 	}
 	if l.push() { // it listens to nobody
 		agent.Ports, agent.ReadinessProbe = nil, nil

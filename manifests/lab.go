@@ -82,6 +82,8 @@ const (
 	AgentUser = 65532
 	// AgentDataDir is each node's own folder for its agent's keys.
 	AgentDataDir = "/var/lib/keylab/agent"
+	// NodeTPMDir is where each node has its own TPM's sockets, and the logs of what it measures.
+	NodeTPMDir = "/var/lib/keylab/tpm"
 	// program is where KeylabImage has keylab.
 	program = "/keylab"
 )

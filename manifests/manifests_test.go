@@ -69,6 +69,7 @@ func mixedLab() manifests.Lab {
 	l.Nodes[1].EKAlgorithm, l.Nodes[1].AKAlgorithm, l.Nodes[1].HashAlgorithm = "ecc-p256", "ecdsa", "sha384"
 	l.Nodes[2].Agent = manifests.Agent{Kind: "image", Image: "quay.io/keylime/keylime_agent:latest"}
 	l.Nodes[3].Agent = manifests.Agent{Kind: "binary", Image: "keylab.test/agent:test", Command: []string{"/keylime_agent"}}
+	l.Nodes[3].IMA, l.Nodes[4].IMA = true, true
 	l.Nodes[4].Port = 9102
 	l.Nodes[4].UUIDOption = "5b1c9a2e-0d3f-4c55-9e61-7a2f0c8d4b10"
 	return l
@@ -372,6 +373,40 @@ func TestTPM(t *testing.T) {
 		if !slices.Equal(with, want) {
 			t.Errorf("%s (%s): the TPM goes to %v; want %v", n.Name, n.Agent.Kind, with, want)
 		}
+	}
+}
+
+// What a node measures is seen by its agent: with the TPM, or else in a volume that it may not write to. Who has no use for it does not get it.
+func TestMeasured(t *testing.T) {
+	l := mixedLab()
+	for _, n := range l.Nodes {
+		pod := setOf(t, manifests.Agents(l), n).Spec.Template.Spec
+		path := ""
+		for _, m := range pod.Containers[0].VolumeMounts {
+			if m.Name == "measured" {
+				path = m.MountPath
+				if !m.ReadOnly {
+					t.Errorf("%s may write to its node's logs", n.Name)
+				}
+			}
+		}
+		want := ""
+		if n.Agent.Kind == "binary" {
+			want = "/run/keylab-tpm"
+		}
+		if path != want {
+			t.Errorf("%s (%s, IMA %t): the logs are mounted at %q; want %q", n.Name, n.Agent.Kind, n.IMA, path, want)
+		}
+	}
+	paths := map[string]bool{}
+	for _, v := range find[*corev1.PersistentVolume](manifests.Agents(l)) {
+		paths[v.Spec.HostPath.Path] = true
+	}
+	if want := map[string]bool{manifests.AgentDataDir: true, manifests.NodeTPMDir: true}; !cmp.Equal(paths, want) {
+		t.Errorf("volumes of the nodes' folders %v, want %v", paths, want)
+	}
+	if got := len(find[*corev1.PersistentVolume](manifests.Agents(testLab("two", 2)))); got != 1 {
+		t.Errorf("%d volumes in a lab that measures nothing; want one", got)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -108,6 +109,22 @@ func TestNotices(t *testing.T) {
 	}
 	if info, err := os.Stat(filepath.Join(dir, NoticesFile)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the notes: %v, %v; want mode 0600", info, err)
+	}
+	// What a notice made the agent run is told with it, and not with that of another start which had the same number.
+	acted := func(r agent.Revocation, runs ...agent.ActionRun) []Notice {
+		t.Helper()
+		c, _, err := configure(environment(t, file, nil), slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.OnActions(r, runs)
+		return told(agent.Revocation{Message: "later", Number: 8})
+	}
+	told(agent.Revocation{Message: "before", Number: 7})
+	told(agent.Revocation{Message: "about web", Number: 7})
+	list = acted(agent.Revocation{Number: 7}, agent.ActionRun{Action: "distrust.sh"}, agent.ActionRun{Action: "close.sh", Problem: errors.New("exit status 3")})
+	if len(list) != 5 || list[2].Actions != nil || list[4].Actions != nil || !slices.Equal(list[3].Actions, []Action{{Name: "distrust.sh"}, {Name: "close.sh", Problem: "exit status 3"}}) {
+		t.Errorf("noted with actions: %+v", list)
 	}
 	many := strings.Repeat("{\"message\":\"old\"}\n", maxNotices)
 	if err := os.WriteFile(filepath.Join(dir, NoticesFile), []byte(many), 0o600); err != nil {

@@ -24,8 +24,16 @@ const maxNotices = 1000
 // Notice is one of them.
 type Notice struct {
 	Received time.Time `json:"received"`
-	Message  string    `json:"message"`           // the verifier's, for agent.ParseNotice
+	Number   uint64    `json:"number,omitempty"`  // since the agent was started
+	Message  string    `json:"message,omitempty"` // the verifier's, for agent.ParseNotice
 	Problem  string    `json:"problem,omitempty"` // why it is not to be trusted
+	Actions  []Action  `json:"actions,omitempty"` // that it made the agent run; in the file they have a line of their own, with its number
+}
+
+// Action is how a revocation action ended.
+type Action struct {
+	Name    string `json:"name"`
+	Problem string `json:"problem,omitempty"` // why it did not run, or how it failed
 }
 
 // ReadNotices reads what is in a NoticesFile.
@@ -39,7 +47,16 @@ func ReadNotices(data []byte) ([]Notice, error) {
 		if err := json.Unmarshal(line, &n); err != nil {
 			return nil, fmt.Errorf("read a notice: %w", err)
 		}
-		list = append(list, n)
+		if n.Actions == nil {
+			list = append(list, n)
+			continue
+		}
+		for i := len(list) - 1; i >= 0; i-- { // an agent that was started again counts anew
+			if list[i].Number == n.Number {
+				list[i].Actions = n.Actions
+				break
+			}
+		}
 	}
 	return list, nil
 }
@@ -51,10 +68,27 @@ type notebook struct {
 }
 
 func (b *notebook) note(received time.Time, r agent.Revocation) error {
-	n := Notice{Received: received, Message: r.Message}
+	n := Notice{Received: received, Number: r.Number, Message: r.Message}
 	if r.Problem != nil {
 		n.Problem = r.Problem.Error()
 	}
+	return b.add(n)
+}
+
+// noteActions notes how the actions of a notice ended.
+func (b *notebook) noteActions(ended time.Time, r agent.Revocation, runs []agent.ActionRun) error {
+	n := Notice{Received: ended, Number: r.Number}
+	for _, run := range runs {
+		a := Action{Name: run.Action}
+		if run.Problem != nil {
+			a.Problem = run.Problem.Error()
+		}
+		n.Actions = append(n.Actions, a)
+	}
+	return b.add(n)
+}
+
+func (b *notebook) add(n Notice) error {
 	line, err := json.Marshal(n)
 	if err != nil {
 		return fmt.Errorf("note a notice: %w", err)

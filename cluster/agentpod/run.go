@@ -135,6 +135,11 @@ func configure(env func(string) (string, bool), log *slog.Logger) (agent.Config,
 			log.Warn("a revocation notice", "error", err)
 		}
 	}
+	c.OnActions = func(r agent.Revocation, runs []agent.ActionRun) {
+		if err := notes.noteActions(time.Now(), r, runs); err != nil {
+			log.Warn("the actions of a revocation notice", "error", err)
+		}
+	}
 	if path := o.text("ima_ml_path", ""); path != "" {
 		c.IMAList = func() (io.ReadCloser, error) { return os.Open(path) }
 	}

@@ -57,7 +57,7 @@ func (l *Lab) objects() (manifests.Lab, error) {
 			Name: n.Name, KubernetesName: n.KubernetesName, Hostname: known.Hostname, Port: n.Agent.Port,
 			EKAlgorithm: n.TPM.EKAlgorithm, AKAlgorithm: n.Agent.AKAlgorithm, HashAlgorithm: n.Agent.HashAlgorithm,
 			UUIDOption: fleet.UUIDOption(n, known.UUID),
-			Agent:      l.agentImage(n.Agent),
+			Agent:      l.agentImage(n),
 			Autorun:    n.Payload != nil && n.Payload.Autorun, Unpack: l.planned.PayloadPackaged(),
 			IMA: n.IMA != nil, MeasuredBoot: n.MeasuredBoot != nil,
 		}
@@ -76,13 +76,16 @@ func (l *Lab) objects() (manifests.Lab, error) {
 	return m, nil
 }
 
-// agentImage is the container image of one kind of agent, as the cluster's nodes know it.
-func (l *Lab) agentImage(a plan.Agent) manifests.Agent {
-	switch a.Kind {
-	case string(spec.AgentImage):
+// agentImage is the container image of a node's agent, as the cluster's nodes know it.
+func (l *Lab) agentImage(n plan.Node) manifests.Agent {
+	a := n.Agent
+	switch {
+	case a.Kind == string(spec.AgentImage):
 		return manifests.Agent{Kind: a.Kind, Image: a.Image}
-	case string(spec.AgentBinary):
+	case a.Kind == string(spec.AgentBinary):
 		return manifests.Agent{Kind: a.Kind, Image: l.known().BinaryImages[a.Path], Command: []string{binaryAgentPath}}
+	case l.runsScripts(n):
+		return manifests.Agent{Kind: a.Kind, Image: l.scriptImage()}
 	}
 	return manifests.Agent{Kind: a.Kind, Image: l.known().Image}
 }

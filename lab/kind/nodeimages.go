@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/kind/pkg/cluster/nodeutils"
 
 	"keylab.dev/keylab/internal/atomicfile"
+	"keylab.dev/keylab/lab/spec"
 )
 
 // unitImages is the service of a node that puts keylab's own image into its store.
@@ -72,16 +73,19 @@ func (l *Lab) nodeMounts() ([]v1alpha4.Mount, error) {
 func (l *Lab) loadImages(ctx context.Context, provider *cluster.Provider) error {
 	wanted := append([]string(nil), l.images().InCluster...)
 	for _, n := range l.planned.Nodes {
-		if name := l.agentImage(n.Agent).Image; name != l.known().Image {
+		if name := l.agentImage(n).Image; n.Agent.Kind != string(spec.AgentGo) {
 			wanted = append(wanted, name)
 		}
-	}
-	if len(wanted) == 0 {
-		return nil
 	}
 	all, err := provider.ListInternalNodes(l.planned.Kubernetes.Cluster)
 	if err != nil {
 		return fmt.Errorf("list the cluster's nodes: %w", err)
+	}
+	if err := l.loadScriptImage(ctx, all); err != nil {
+		return err
+	}
+	if len(wanted) == 0 {
+		return nil
 	}
 	archive := filepath.Join(l.dir.Path, "containers", "images.tar")
 	if err := l.saveImages(ctx, archive, unique(wanted)...); err != nil {

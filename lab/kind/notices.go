@@ -86,13 +86,24 @@ func (l *Lab) toldAgent(ctx context.Context, n plan.Node) ([]control.Notice, err
 	}
 	var list []control.Notice
 	for _, t := range told {
-		r := agent.Revocation{Message: t.Message}
-		if t.Problem != "" {
-			r.Problem = errors.New(t.Problem)
+		r := agent.Revocation{Message: t.Message, Number: t.Number, Problem: problem(t.Problem)}
+		notice := fleet.Notice(n.Name, t.Received.In(time.Local), r)
+		var runs []agent.ActionRun
+		for _, a := range t.Actions {
+			runs = append(runs, agent.ActionRun{Action: a.Name, Problem: problem(a.Problem)})
 		}
-		list = append(list, fleet.Notice(n.Name, t.Received.In(time.Local), r))
+		notice.Actions = fleet.Actions(runs)
+		list = append(list, notice)
 	}
 	return list, nil
+}
+
+// problem is one that was noted; "" for none.
+func problem(text string) error {
+	if text == "" {
+		return nil
+	}
+	return errors.New(text)
 }
 
 // nodeOf is the node that has, or had, an agent of this UUID; "" for none.

@@ -194,25 +194,12 @@ func (u *up) binaryImage(ctx context.Context, path string) (string, error) {
 	if _, err := u.docker.ImageInspect(ctx, image); err == nil {
 		return image, nil
 	}
-	archive := filepath.Join(u.dir.Path, "containers", "tools.tar")
-	if err := u.saveImages(ctx, archive, u.images().Tools); err != nil {
+	archive, err := u.overTools(ctx, path, binaryAgentPath, image)
+	if err != nil {
 		return "", err
 	}
 	defer os.Remove(archive)
-	tools, err := tarball.ImageFromPath(archive, nil)
-	if err != nil {
-		return "", fmt.Errorf("read the image %s: %w", u.images().Tools, err)
-	}
-	made, err := fileImage(tools, path, binaryAgentPath)
-	if err != nil {
-		return "", err
-	}
-	to := filepath.Join(u.dir.Path, "containers", "agent.tar")
-	if err := writeImage(made, image, to); err != nil {
-		return "", err
-	}
-	defer os.Remove(to)
-	f, err := os.Open(to)
+	f, err := os.Open(archive)
 	if err != nil {
 		return "", err
 	}
@@ -224,4 +211,23 @@ func (u *up) binaryImage(ctx context.Context, path string) (string, error) {
 	defer resp.Body.Close()
 	_, err = io.Copy(io.Discard, resp.Body)
 	return image, err
+}
+
+// overTools makes an image of a program over the tools' image, and returns an archive that has it.
+func (l *Lab) overTools(ctx context.Context, program, at, reference string) (archive string, err error) {
+	base := filepath.Join(l.dir.Path, "containers", "tools.tar")
+	if err := l.saveImages(ctx, base, l.images().Tools); err != nil {
+		return "", err
+	}
+	defer os.Remove(base)
+	tools, err := tarball.ImageFromPath(base, nil)
+	if err != nil {
+		return "", fmt.Errorf("read the image %s: %w", l.images().Tools, err)
+	}
+	made, err := fileImage(tools, program, at)
+	if err != nil {
+		return "", err
+	}
+	archive = filepath.Join(l.dir.Path, "containers", "agent.tar")
+	return archive, writeImage(made, reference, archive)
 }

@@ -14,13 +14,14 @@ import (
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/lab/kind/tpmrole"
 	"keylab.dev/keylab/lab/plan"
+	"keylab.dev/keylab/manifests"
 )
 
 const (
 	// tpmSocketDir is where a TPM's container serves it, and where its programs find the sockets.
 	tpmSocketDir = "/run/keylab-tpm"
 	// nodeTPMDir is the same folder on the node.
-	nodeTPMDir = "/var/lib/keylab/tpm"
+	nodeTPMDir = manifests.NodeTPMDir
 	// tpmStateDir is where the TPM's state is, in its container.
 	tpmStateDir = "/state"
 )

@@ -123,34 +123,6 @@ func (c *checker) measurements() {
 	for i, n := range c.spec.Nodes.List {
 		c.imaFiles(n.IMA.Files, fmt.Sprintf("nodes[%d].ima.files", i))
 	}
-	if c.spec.Substrate == SubstrateKind {
-		c.measuringOnKind()
-	}
-}
-
-// measuringOnKind finds nodes whose agents do not get to see what their nodes measure.
-func (c *checker) measuringOnKind() {
-	const message = "is not there yet on the substrate kind for an agent of the kind %s, such as %s's: use the agent kind go, or the substrate netns"
-	said := map[string]bool{} // one such node is enough to say so
-	say := func(what string, on bool, own *bool, i int, n EffectiveNode) {
-		if !on || n.Agent.Kind == AgentGo || said[what] {
-			return
-		}
-		said[what] = true
-		path := what + ".enabled"
-		if own != nil {
-			path = fmt.Sprintf("nodes[%d].%s", i, path)
-		}
-		c.add(path, fmt.Sprintf(message, n.Agent.Kind, n.Name), "false")
-	}
-	for i, n := range c.spec.EffectiveNodes() {
-		var own Node
-		if i < len(c.spec.Nodes.List) {
-			own = c.spec.Nodes.List[i]
-		}
-		say("ima", n.IMA.On(), own.IMA.Enabled, i, n)
-		say("measuredBoot", n.MeasuredBoot.On(), own.MeasuredBoot.Enabled, i, n)
-	}
 }
 
 // imaFiles finds files that are listed twice with the same digest: the kernel measures a file again only when it has changed.

@@ -55,21 +55,6 @@ func (c *checker) payloads() {
 		}
 		c.payload(path, n.Payload.payload())
 	}
-	if c.spec.Substrate != SubstrateKind {
-		return
-	}
-	for i, n := range c.spec.EffectiveNodes() {
-		if !n.Payload.Autorun || n.Agent.Kind != AgentGo {
-			continue
-		}
-		path := fmt.Sprintf("nodes[%d].payload.autorun", i)
-		if n.SharedPayload {
-			path = "payload.autorun"
-		}
-		const message = "needs a shell, which on the substrate kind an agent of the kind go, such as %s's, does not have: use the agent kind binary or image"
-		c.add(path, fmt.Sprintf(message, n.Name), "")
-		return // one such node is enough to say so
-	}
 }
 
 func (c *checker) payload(path string, p Payload) {

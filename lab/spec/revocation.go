@@ -89,13 +89,4 @@ func (c *checker) actions(r Revocation) {
 			c.add(at, "is no program: name its file, or give it inline", "")
 		}
 	}
-	if c.spec.Substrate != SubstrateKind {
-		return
-	}
-	for _, n := range c.spec.EffectiveNodes() {
-		if n.Agent.Kind == AgentGo {
-			c.add(path, fmt.Sprintf("need a shell, which on the substrate kind an agent of the kind go, such as %s's, does not have: use the agent kind image", n.Name), "")
-			return // one such node is enough to say so
-		}
-	}
 }
