@@ -112,7 +112,13 @@ func MakePolicy(ctx context.Context, dir state.Dir, c *keylime.Configured, n pla
 	if err := atomicfile.Write(list, []byte(allowList(n)), 0o600); err != nil {
 		return err
 	}
-	args := []string{"create", "runtime", "--allowlist", list, "--output", policy}
+	tool, args := "keylime-policy", []string{"create", "runtime"}
+	if c.Installation.Version == "7.12.2" {
+		// Its keylime-policy ends with a TypeError before Python 3.12 (create_runtime_policy: "in algorithms.Hash"); the tool that came before it does the same,
+		// and takes this machine's own measurements too unless told otherwise.
+		tool, args = "keylime_create_policy", []string{"--ima-measurement-list", os.DevNull}
+	}
+	args = append(args, "--allowlist", list, "--output", policy)
 	n, err := withKey(dir, n)
 	if err != nil {
 		return err
@@ -124,7 +130,7 @@ func MakePolicy(ctx context.Context, dir state.Dir, c *keylime.Configured, n pla
 		}
 		args = append(args, "--add-ima-signature-verification-key", key)
 	}
-	cmd := c.Tool("keylime-policy", args...).Exec(ctx)
+	cmd := c.Tool(tool, args...).Exec(ctx)
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		_, err = os.Stat(policy)

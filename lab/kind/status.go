@@ -90,7 +90,9 @@ func (l *Lab) component(ctx context.Context, containers map[string]container.Sum
 			c.State, c.Detail = "dead", "its container is gone"
 		}
 	case found.State != "running":
-		c.State, c.Detail = "dead", l.died(ctx, name).Error()
+		if err := l.died(ctx, name); err != nil { // else it runs again meanwhile
+			c.State, c.Detail = "dead", err.Error()
+		}
 	}
 	return c
 }
