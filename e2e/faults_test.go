@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // A killed agent stays dead until it is mended, and comes back with the keys that it had.
@@ -44,6 +46,28 @@ func loadBalancerMoved(l *testLab) {
 	l.run("fault", "loadbalancer-moved", "--lab", l.name, "--clear")
 	if now := address(); now != before {
 		t.Errorf("the ingress has the address %s, before %s", now, before)
+	}
+	l.passes()
+}
+
+// clockWrong gives the registrar and its programs another time, and the right one again; attestation does not ask it.
+func clockWrong(l *testLab) {
+	t := l.t
+	off := func() time.Duration {
+		t.Helper()
+		said, err := strconv.ParseInt(docker(t, "exec", "keylab-"+l.name+"-registrar", "date", "+%s"), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return time.Until(time.Unix(said, 0)).Round(time.Hour)
+	}
+	l.run("fault", "clock-skew", "--lab", l.name, "--component", "registrar", "--set", "by=26h")
+	if d := off(); d != 26*time.Hour {
+		t.Errorf("the registrar's clock is off by %s, want 26h", d)
+	}
+	l.run("fault", "clock-skew", "--lab", l.name, "--component", "registrar", "--clear")
+	if d := off(); d != 0 {
+		t.Errorf("after that the registrar's clock is off by %s", d)
 	}
 	l.passes()
 }

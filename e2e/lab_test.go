@@ -55,6 +55,7 @@ func TestLab(t *testing.T) {
 	})
 	t.Run("agent killed", func(t *testing.T) { agentKilled(l.on(t)) })
 	t.Run("load balancer moved", func(t *testing.T) { loadBalancerMoved(l.on(t)) })
+	t.Run("a wrong clock", func(t *testing.T) { clockWrong(l.on(t)) })
 	t.Run("database full", func(t *testing.T) { databaseFull(l.on(t)) })
 	t.Run("node cut off", func(t *testing.T) {
 		l := l.on(t)

@@ -27,7 +27,7 @@ type root struct {
 func debianRoots() map[string]root {
 	return map[string]root{
 		"tools":   {name: "root-tools", packages: []string{"ca-certificates", "haproxy", "iproute2", "libtss2-tcti-cmd0", "libtss2-tcti-swtpm0", "openssl", "swtpm", "tpm2-tools"}},
-		"keylime": {name: "root-keylime", packages: []string{"ca-certificates", "libefivar1", "procps", "python3", "python3-gpg", "python3-venv", "tpm2-tools"}},
+		"keylime": {name: "root-keylime", packages: []string{"ca-certificates", "libefivar1", "libfaketime", "procps", "python3", "python3-gpg", "python3-venv", "tpm2-tools"}},
 		"node": {
 			name: "root-node",
 			// Those of the file images/base/Dockerfile of kind, less what only other snapshotters and storages need; and runc.

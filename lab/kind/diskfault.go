@@ -66,10 +66,14 @@ func (l *Lab) moveToDisk(ctx context.Context, f fault) error {
 	if err := l.start(ctx, holder); err != nil {
 		return err
 	}
+	before, err := l.docker.ContainerInspect(ctx, l.resource(f.Component))
+	if err != nil {
+		return fmt.Errorf("look at the container of the %s: %w", f.Component, err)
+	}
 	if err := l.serviceDown(ctx, f); err != nil {
 		return err
 	}
-	image, command, err := l.serviceCommand(f.Component)
+	_, command, err := l.serviceCommand(f.Component)
 	if err != nil {
 		return err
 	}
@@ -85,15 +89,7 @@ func (l *Lab) moveToDisk(ctx context.Context, f fault) error {
 	if err := l.docker.CopyToContainer(ctx, l.resource(name), diskDir, files, container.CopyToContainerOptions{CopyUIDGID: true}); err != nil {
 		return fmt.Errorf("copy the database of the %s: %w", f.Component, err)
 	}
-	if err := l.docker.ContainerRemove(ctx, l.resource(f.Component), container.RemoveOptions{}); err != nil {
-		return fmt.Errorf("remove container %s: %w", l.resource(f.Component), err)
-	}
-	p, err := l.keylimePartOn(made.Name, f.Component, image, configured)
-	if err != nil {
-		return err
-	}
-	p.runs(command)
-	if err := l.start(ctx, p); err != nil {
+	if err := l.remake(ctx, f.Component, made.Name, skewIn(before.Config.Env)); err != nil {
 		return err
 	}
 	return l.awaitService(ctx, f.Component, command)

@@ -54,7 +54,7 @@ func (l *Lab) faults() map[string]fleet.Breakage[plan.Node] {
 		control.FaultServiceKilled:  {Inflict: l.serviceKilled, Mend: l.serviceUp, Broke: "the %s is killed", Mended: "the %s runs again, with the database that it had"},
 		control.FaultDatabaseFull:   {Inflict: l.fillDisk, Mend: l.freeDisk, Broke: "the disk of the %s is full", Mended: "the disk of the %s has room again", Told: "the verifier was told to ask all agents again"},
 		control.FaultNAT:            {Impossible: "the nodes of a kind cluster find one another at their addresses, and the cluster would lose one that it cannot reach"},
-		control.FaultClockSkew:      {Impossible: "the images of Keylime's services have no library that shows a program another time (libfaketime)"},
+		control.FaultClockSkew:      {Inflict: l.skewClock, Mend: l.mendClock, Broke: "the %s was stopped and runs again, with a wrong clock", Mended: "the %s was stopped and runs again, with the right clock", Told: "the verifier was told to ask all agents again"},
 		control.FaultServiceRestart: {Inflict: l.serviceRestart, Broke: "the %s was stopped and runs again, with the database that it had"},
 	}
 	why := ""

@@ -2,11 +2,9 @@ package netns
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
-	"net"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"keylab.dev/keylab/keylime"
@@ -14,12 +12,9 @@ import (
 	"keylab.dev/keylab/lab/plan"
 )
 
-// faketimePlaces are where distributions put libfaketime for programs of several threads: Debian and Ubuntu, Fedora, Arch.
-var faketimePlaces = []string{"/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib64/faketime/libfaketimeMT.so.1", "/usr/lib/faketime/libfaketimeMT.so.1"}
-
 // Faketime is the library that shows a program another time (libfaketime), or an error that says how to install it.
 func Faketime() (string, error) {
-	for _, place := range faketimePlaces {
+	for _, place := range fleet.FaketimePlaces {
 		if found, err := filepath.Glob(place); err == nil && len(found) > 0 {
 			return found[0], nil
 		}
@@ -27,8 +22,7 @@ func Faketime() (string, error) {
 	return "", errors.New("libfaketime is not installed: sudo apt-get install libfaketime")
 }
 
-// skewClock starts a service again with a clock that is wrong by the fault's option. Keylime's services are Python, whose time comes from the C library, so
-// that a library loaded before it can change it; agents and TPMs of a lab take theirs from the kernel.
+// skewClock starts a service again with a clock that is wrong by the fault's option; agents and TPMs of a lab take their time from the kernel.
 func (s *supervisor) skewClock(ctx context.Context, f fault) error {
 	if _, err := Faketime(); err != nil {
 		return err
@@ -50,17 +44,17 @@ func (s *supervisor) restartAt(ctx context.Context, f fault, skew time.Duration)
 	return s.serviceRestart(ctx, f)
 }
 
-// skewed is the command as it shows the program the wrong time, by so much; its monotonic clock, by which it waits, is right.
+// skewed is the command as it shows the program the wrong time, by so much.
 func skewed(c keylime.Command, by time.Duration) (keylime.Command, error) {
 	library, err := Faketime()
 	if err != nil {
 		return c, err
 	}
-	c.Env = append(append([]string(nil), c.Env...), "LD_PRELOAD="+library, fmt.Sprintf("FAKETIME=%+ds", int(by.Seconds())), "FAKETIME_DONT_FAKE_MONOTONIC=1")
+	c.Env = append(slices.Clone(c.Env), fleet.SkewEnv(library, by)...)
 	return c, nil
 }
 
-// awaitHandshake waits until a service speaks TLS. One whose clock is wrong may refuse every client's certificate, and would never be ready otherwise.
+// awaitHandshake waits until a service speaks TLS, whether or not it takes a client's certificate.
 func (s *supervisor) awaitHandshake(host string) func(context.Context) error {
 	to := s.plan.Keylime.Verifier
 	if host == plan.Registrar {
@@ -68,17 +62,7 @@ func (s *supervisor) awaitHandshake(host string) func(context.Context) error {
 	}
 	return func(ctx context.Context) error {
 		return fleet.Await(ctx, "the "+host+" to speak TLS", func(ctx context.Context) (string, error) {
-			raw, err := s.dialFrom(plan.Tenant)(ctx, "tcp", to.String())
-			if err != nil {
-				return "", err
-			}
-			defer raw.Close()
-			err = tls.Client(raw, &tls.Config{InsecureSkipVerify: true}).HandshakeContext(ctx) // that it speaks is all that is asked
-			var alert *net.OpError
-			if errors.As(err, &alert) && alert.Op == "remote error" {
-				return "", nil
-			}
-			return "", err
+			return "", fleet.SpeaksTLS(ctx, s.dialFrom(plan.Tenant), to)
 		})
 	}
 }
