@@ -1,6 +1,8 @@
 package manifests
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strconv"
@@ -149,63 +151,51 @@ func (l Lab) nodeVolume(name, path string, mode corev1.PersistentVolumeAccessMod
 	}
 }
 
-// labelSet tells the pods of one of several DaemonSets from those of the others.
-const labelSet = "keylab.dev/agents"
-
-// agentSets are the DaemonSets: one, unless nodes have agents of different kinds, or on different ports, which a pod names.
+// agentSets are the DaemonSets: one, unless nodes have agents of different kinds, or on different ports, which a pod names. None of them says which nodes there
+// are: a node that joins or leaves is no reason to start the agents of others again.
 func (l Lab) agentSets() []*appsv1.DaemonSet {
 	var sets []*appsv1.DaemonSet
-	index := map[string]int{}
-	var nodes [][]Node
 	for _, n := range l.Nodes {
-		key := fmt.Sprint(n.Agent, n.Port)
-		i, ok := index[key]
-		if !ok {
-			i = len(nodes)
-			index[key] = i
-			nodes = append(nodes, nil)
+		if set := l.AgentSet(n); !slices.ContainsFunc(sets, func(d *appsv1.DaemonSet) bool { return d.Spec.Selector.MatchLabels[LabelAgents] == set }) {
+			sets = append(sets, l.agentSet(n))
 		}
-		nodes[i] = append(nodes[i], n)
-	}
-	for i, group := range nodes {
-		d := l.agentSet(group)
-		if i > 0 {
-			d.Name = fmt.Sprintf("%s-%d", AppAgent, i+1)
-		}
-		if len(nodes) > 1 {
-			d.Spec.Selector.MatchLabels[labelSet], d.Spec.Template.Labels[labelSet] = strconv.Itoa(i+1), strconv.Itoa(i+1)
-			var names []string
-			for _, n := range group {
-				names = append(names, n.Name)
-			}
-			d.Spec.Template.Spec.Affinity = whereAgentsMay(names...)
-		}
-		sets = append(sets, d)
 	}
 	return sets
 }
 
-// agentSet runs one kind of agent on some nodes.
-func (l Lab) agentSet(nodes []Node) *appsv1.DaemonSet {
-	a := nodes[0].Agent
+// defaultPort is where agents listen unless their specification says otherwise.
+const defaultPort = 9002
+
+// AgentSet names the DaemonSet that a node's agent is of: it is the value of LabelAgents on the node, and on the agent's pod. It depends on that agent alone, and
+// is short for keylab's own as it is by default.
+func (l Lab) AgentSet(n Node) string {
+	if n.Agent.Kind == "go" && n.Agent.Image == l.KeylabImage && n.Port == defaultPort {
+		return n.Agent.Kind
+	}
+	sum := sha256.Sum256(fmt.Append(nil, n.Agent.Image, n.Agent.Command, n.Port, n.seesMeasured()))
+	return n.Agent.Kind + "-" + hex.EncodeToString(sum[:4])
+}
+
+// agentSet runs agents such as one node's on all nodes that are to have them.
+func (l Lab) agentSet(n Node) *appsv1.DaemonSet {
+	a, set := n.Agent, l.AgentSet(n)
 	agent := corev1.Container{
 		Name: ContainerAgent, Image: a.Image, ImagePullPolicy: corev1.PullIfNotPresent, Command: a.Command,
 		Env:            []corev1.EnvVar{field("NODE_NAME", "spec.nodeName"), {Name: "KEYLIME_AGENT_CONFIG", Value: configDir + "/agent.conf"}},
-		Ports:          []corev1.ContainerPort{{Name: "agent", ContainerPort: int32(nodes[0].Port)}},
+		Ports:          []corev1.ContainerPort{{Name: "agent", ContainerPort: int32(n.Port)}},
 		ReadinessProbe: tcpProbe(intstr.FromString("agent")), SecurityContext: restricted(),
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError, // its last words are in the pod's status
-		VolumeMounts: []corev1.VolumeMount{
-			{Name: "config", MountPath: configDir, SubPathExpr: "$(NODE_NAME)", ReadOnly: true},
-			{Name: "data", MountPath: dataDir},
-			{Name: "secure", MountPath: dataDir + "/secure"},
-		},
+		VolumeMounts: append(ownFiles(),
+			corev1.VolumeMount{Name: "data", MountPath: dataDir},
+			corev1.VolumeMount{Name: "secure", MountPath: dataDir + "/secure"},
+		),
 	}
 	tpm := corev1.ResourceRequirements{Limits: corev1.ResourceList{ResourceTPM: resource.MustParse("1")}}
 	pod := corev1.PodSpec{
-		ServiceAccountName: AppAgent, AutomountServiceAccountToken: ptr(false), EnableServiceLinks: ptr(false), Affinity: whereAgentsMay(),
+		ServiceAccountName: AppAgent, AutomountServiceAccountToken: ptr(false), EnableServiceLinks: ptr(false), Affinity: whereAgentsMay(set),
 		SecurityContext: &corev1.PodSecurityContext{FSGroup: ptr(int64(AgentUser))},
 		Volumes: []corev1.Volume{
-			{Name: "config", VolumeSource: corev1.VolumeSource{Projected: l.agentFiles(nodes)}},
+			{Name: "config", VolumeSource: corev1.VolumeSource{Projected: allFiles()}},
 			{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: AppAgent + "-data"}}},
 			emptyDir("secure", corev1.StorageMediumMemory, "1Mi"),
 		},
@@ -223,7 +213,7 @@ func (l Lab) agentSet(nodes []Node) *appsv1.DaemonSet {
 			Name: "tpm", Image: l.KeylabImage, ImagePullPolicy: corev1.PullIfNotPresent, Command: inContainer("tpm-tcp", "/run/keylab-tpm"),
 			RestartPolicy: ptr(corev1.ContainerRestartPolicyAlways), Resources: tpm, SecurityContext: restricted(),
 		}}
-		if slices.ContainsFunc(nodes, Node.seesMeasured) {
+		if n.seesMeasured() {
 			claim := &corev1.PersistentVolumeClaimVolumeSource{ClaimName: AppAgent + "-measured", ReadOnly: true}
 			pod.Volumes = append(pod.Volumes, corev1.Volume{Name: "measured", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: claim}})
 			agent.VolumeMounts = append(agent.VolumeMounts, corev1.VolumeMount{Name: "measured", MountPath: measuredDir, ReadOnly: true})
@@ -234,29 +224,38 @@ func (l Lab) agentSet(nodes []Node) *appsv1.DaemonSet {
 	}
 	pod.Containers = []corev1.Container{agent}
 	d := l.daemonSet(AppAgent, l.AgentNamespace, pod)
+	if set != a.Kind {
+		d.Name = AppAgent + "-" + set
+	}
+	d.Spec.Selector.MatchLabels[LabelAgents], d.Spec.Template.Labels[LabelAgents] = set, set
 	return d
 }
 
-// whereAgentsMay keeps agents on the nodes that the lab knows, all or those of these names, and off those that are to have none.
-func whereAgentsMay(names ...string) *corev1.Affinity {
-	a := onLabNodes(names...)
-	term := &a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0]
-	term.MatchExpressions = append(term.MatchExpressions, corev1.NodeSelectorRequirement{Key: LabelNoAgent, Operator: corev1.NodeSelectorOpDoesNotExist})
-	return a
+// whereAgentsMay keeps agents of a set on the nodes that are to have such, and off those that are to have none.
+func whereAgentsMay(set string) *corev1.Affinity {
+	return onNodes(
+		corev1.NodeSelectorRequirement{Key: LabelAgents, Operator: corev1.NodeSelectorOpIn, Values: []string{set}},
+		corev1.NodeSelectorRequirement{Key: LabelNoAgent, Operator: corev1.NodeSelectorOpDoesNotExist},
+	)
 }
 
-// agentFiles are the nodes' files, each in a folder with the node's name, of which a pod mounts its own.
-func (l Lab) agentFiles(nodes []Node) *corev1.ProjectedVolumeSource {
-	config := &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: AppAgent}}
-	secret := &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: AppAgent}}
-	ca := &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: AppAgent + "-ca"}}
-	for _, n := range nodes {
-		k := n.KubernetesName
-		config.Items = append(config.Items, corev1.KeyToPath{Key: k + ".conf", Path: k + "/agent.conf"})
-		secret.Items = append(secret.Items, corev1.KeyToPath{Key: k + ".crt", Path: k + "/server-cert.pem"}, corev1.KeyToPath{Key: k + ".key", Path: k + "/server-key.pem"})
-		ca.Items = append(ca.Items, corev1.KeyToPath{Key: "cv_ca.crt", Path: k + "/cv_ca.crt"})
+// allFiles are the files of all nodes' agents, named after their nodes, of which a pod mounts its own.
+func allFiles() *corev1.ProjectedVolumeSource {
+	return &corev1.ProjectedVolumeSource{DefaultMode: ptr(int32(0o440)), Sources: []corev1.VolumeProjection{
+		{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: AppAgent}}},
+		{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: AppAgent}}},
+		{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: AppAgent + "-ca"}}},
+	}}
+}
+
+// ownFiles mounts the files of the node's own agent.
+func ownFiles() []corev1.VolumeMount {
+	own := func(file, path string) corev1.VolumeMount {
+		return corev1.VolumeMount{Name: "config", MountPath: configDir + "/" + file, SubPathExpr: path, ReadOnly: true}
 	}
-	return &corev1.ProjectedVolumeSource{DefaultMode: ptr(int32(0o440)), Sources: []corev1.VolumeProjection{{ConfigMap: config}, {Secret: secret}, {Secret: ca}}}
+	return []corev1.VolumeMount{
+		own("agent.conf", "$(NODE_NAME).conf"), own("server-cert.pem", "$(NODE_NAME).crt"), own("server-key.pem", "$(NODE_NAME).key"), own("cv_ca.crt", "cv_ca.crt"),
+	}
 }
 
 // nodeService leads to the one agent pod on a node: the ingress' controller labels that with the node's name.

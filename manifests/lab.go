@@ -61,6 +61,8 @@ type Agent struct {
 // The names by which a lab finds its pods.
 const (
 	LabelNode = "keylab.dev/node" // on nodes and on agents' pods: the lab's name of the node
+	// LabelAgents is on nodes, and on agents' pods: of which kind the node's agent is (Lab.AgentSet).
+	LabelAgents = "keylab.dev/agents"
 	// LabelNoAgent is on nodes whose agent the registrar will not have, so that Kubernetes does not start it again and again: its value says why.
 	LabelNoAgent = "keylab.dev/no-agent"
 	LabelName    = "app.kubernetes.io/name"

@@ -250,7 +250,7 @@ func TestPorts(t *testing.T) {
 	l := mixedLab()
 	objects := manifests.Agents(l)
 	for _, n := range l.Nodes {
-		set := setOf(t, objects, n)
+		set := setOf(t, l, objects, n)
 		c := set.Spec.Template.Spec.Containers[0]
 		if got := c.Ports[0].ContainerPort; got != int32(n.Port) {
 			t.Errorf("%s: the pod's port %q is %d; its agent listens on %d", n.Name, c.Ports[0].Name, got, n.Port)
@@ -268,12 +268,12 @@ func TestPorts(t *testing.T) {
 }
 
 // setOf is the one DaemonSet that runs on a node.
-func setOf(t *testing.T, objects []runtime.Object, n manifests.Node) *appsv1.DaemonSet {
+func setOf(t *testing.T, l manifests.Lab, objects []runtime.Object, n manifests.Node) *appsv1.DaemonSet {
 	t.Helper()
 	var found []*appsv1.DaemonSet
 	for _, d := range find[*appsv1.DaemonSet](objects) {
 		e := d.Spec.Template.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchExpressions[0]
-		if e.Key == manifests.LabelNode && (e.Operator == corev1.NodeSelectorOpExists || slices.Contains(e.Values, n.Name)) {
+		if e.Key == manifests.LabelAgents && e.Operator == corev1.NodeSelectorOpIn && slices.Contains(e.Values, l.AgentSet(n)) {
 			found = append(found, d)
 		}
 	}
@@ -298,68 +298,11 @@ func TestSelectorsAreDisjoint(t *testing.T) {
 	}
 }
 
-// A pod can see its own node's files; only its own node's hostname leads to it.
-func TestNodesAreApart(t *testing.T) {
-	l := mixedLab()
-	objects := manifests.Agents(l)
-	for _, n := range l.Nodes {
-		pod := setOf(t, objects, n).Spec.Template.Spec
-		var mount corev1.VolumeMount
-		for _, m := range pod.Containers[0].VolumeMounts {
-			if m.Name == "config" {
-				mount = m
-			}
-		}
-		if mount.SubPathExpr != "$(NODE_NAME)" {
-			t.Errorf("%s: the pod mounts %q of all nodes' files; want its own node's", n.Name, mount.SubPathExpr)
-		}
-		files := map[string]bool{}
-		for _, s := range pod.Volumes[0].Projected.Sources {
-			for _, item := range append(projected(s.ConfigMap), secret(s.Secret)...) {
-				if strings.HasPrefix(item.Path, n.KubernetesName+"/") {
-					files[strings.TrimPrefix(item.Path, n.KubernetesName+"/")] = true
-				}
-			}
-		}
-		if want := map[string]bool{"agent.conf": true, "server-cert.pem": true, "server-key.pem": true, "cv_ca.crt": true}; !cmp.Equal(files, want) {
-			t.Errorf("%s: files %v; want %v", n.Name, files, want)
-		}
-		services, ingresses := 0, 0
-		for _, s := range find[*corev1.Service](objects) {
-			if s.Spec.Selector[manifests.LabelNode] == n.Name {
-				services++
-				for _, i := range find[*networkingv1.Ingress](objects) {
-					if i.Spec.Rules[0].Host == n.Hostname && i.Spec.Rules[0].HTTP.Paths[0].Backend.Service.Name == s.Name {
-						ingresses++
-					}
-				}
-			}
-		}
-		if services != 1 || ingresses != 1 {
-			t.Errorf("%s: %d Services and %d Ingresses lead from its hostname to it; want one of each", n.Name, services, ingresses)
-		}
-	}
-}
-
-func projected(m *corev1.ConfigMapProjection) []corev1.KeyToPath {
-	if m == nil {
-		return nil
-	}
-	return m.Items
-}
-
-func secret(m *corev1.SecretProjection) []corev1.KeyToPath {
-	if m == nil {
-		return nil
-	}
-	return m.Items
-}
-
 // The TPM goes to one container of each agent's pod: the agent, or the one that offers it to an agent that wants TCP.
 func TestTPM(t *testing.T) {
 	l := mixedLab()
 	for _, n := range l.Nodes {
-		pod := setOf(t, manifests.Agents(l), n).Spec.Template.Spec
+		pod := setOf(t, l, manifests.Agents(l), n).Spec.Template.Spec
 		var with []string
 		for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
 			if q := c.Resources.Limits[manifests.ResourceTPM]; q.Value() == 1 {
@@ -380,7 +323,7 @@ func TestTPM(t *testing.T) {
 func TestMeasured(t *testing.T) {
 	l := mixedLab()
 	for _, n := range l.Nodes {
-		pod := setOf(t, manifests.Agents(l), n).Spec.Template.Spec
+		pod := setOf(t, l, manifests.Agents(l), n).Spec.Template.Spec
 		path := ""
 		for _, m := range pod.Containers[0].VolumeMounts {
 			if m.Name == "measured" {

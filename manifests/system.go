@@ -102,12 +102,13 @@ func (l Lab) devicePlugin() *appsv1.DaemonSet {
 }
 
 // onLabNodes keeps pods on the nodes that the lab knows: its workers.
-func onLabNodes(names ...string) *corev1.Affinity {
-	r := corev1.NodeSelectorRequirement{Key: LabelNode, Operator: corev1.NodeSelectorOpExists}
-	if len(names) > 0 {
-		r.Operator, r.Values = corev1.NodeSelectorOpIn, names
-	}
+func onLabNodes() *corev1.Affinity {
+	return onNodes(corev1.NodeSelectorRequirement{Key: LabelNode, Operator: corev1.NodeSelectorOpExists})
+}
+
+// onNodes keeps pods on nodes of which all that holds.
+func onNodes(all ...corev1.NodeSelectorRequirement) *corev1.Affinity {
 	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
-		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{r}}},
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: all}},
 	}}}
 }

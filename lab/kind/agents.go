@@ -53,14 +53,8 @@ func (l *Lab) objects() (manifests.Lab, error) {
 		if known.Hostname == "" {
 			continue // its TPM is not made yet
 		}
-		node := manifests.Node{
-			Name: n.Name, KubernetesName: n.KubernetesName, Hostname: known.Hostname, Port: n.Agent.Port,
-			EKAlgorithm: n.TPM.EKAlgorithm, AKAlgorithm: n.Agent.AKAlgorithm, HashAlgorithm: n.Agent.HashAlgorithm,
-			UUIDOption: fleet.UUIDOption(n, known.UUID),
-			Agent:      l.agentImage(n),
-			Autorun:    n.Payload != nil && n.Payload.Autorun, Unpack: l.planned.PayloadPackaged(),
-			IMA: n.IMA != nil, MeasuredBoot: n.MeasuredBoot != nil,
-		}
+		node := l.agentOf(n)
+		node.Hostname, node.UUIDOption = known.Hostname, fleet.UUIDOption(n, known.UUID)
 		_, cert, key, err := fleet.ServerCertificate(l.dir.Agent(n.Name), known.Hostname)
 		if err != nil {
 			return m, err
@@ -74,6 +68,17 @@ func (l *Lab) objects() (manifests.Lab, error) {
 		m.Nodes = append(m.Nodes, node)
 	}
 	return m, nil
+}
+
+// agentOf is what a node's agent is made of, as far as the plan says it.
+func (l *Lab) agentOf(n plan.Node) manifests.Node {
+	return manifests.Node{
+		Name: n.Name, KubernetesName: n.KubernetesName, Port: n.Agent.Port,
+		EKAlgorithm: n.TPM.EKAlgorithm, AKAlgorithm: n.Agent.AKAlgorithm, HashAlgorithm: n.Agent.HashAlgorithm,
+		Agent:   l.agentImage(n),
+		Autorun: n.Payload != nil && n.Payload.Autorun, Unpack: l.planned.PayloadPackaged(),
+		IMA: n.IMA != nil, MeasuredBoot: n.MeasuredBoot != nil,
+	}
 }
 
 // agentImage is the container image of a node's agent, as the cluster's nodes know it.
@@ -92,12 +97,23 @@ func (l *Lab) agentImage(n plan.Node) manifests.Agent {
 
 // applyAgents makes the folders for the agents' keys and applies the agents' objects.
 func (l *Lab) applyAgents(ctx context.Context) error {
-	user := strconv.Itoa(manifests.AgentUser)
 	for _, n := range l.planned.Nodes {
-		if _, err := l.execOutput(ctx, n.KubernetesName, "install", "-d", "-o", user, "-g", user, "-m", "0700", manifests.AgentDataDir); err != nil {
+		if err := l.makeAgentDir(ctx, n); err != nil {
 			return err
 		}
 	}
+	return l.applyAgentObjects(ctx)
+}
+
+// makeAgentDir makes the folder for the keys of a node's agent, on the node.
+func (l *Lab) makeAgentDir(ctx context.Context, n plan.Node) error {
+	user := strconv.Itoa(manifests.AgentUser)
+	_, err := l.execOutput(ctx, n.KubernetesName, "install", "-d", "-o", user, "-g", user, "-m", "0700", manifests.AgentDataDir)
+	return err
+}
+
+// applyAgentObjects applies the agents' objects, for the nodes whose TPMs are made.
+func (l *Lab) applyAgentObjects(ctx context.Context) error {
 	k, err := l.cluster()
 	if err != nil {
 		return err

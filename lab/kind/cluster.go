@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -47,22 +48,35 @@ func (l *Lab) clusterConfig() (*v1alpha4.Cluster, error) {
 		KubeadmConfigPatches:    []string{briskControlPlane, briskKubelet},
 	}
 	for _, n := range l.planned.Nodes {
-		if err := l.makeSocketDir(n.Name); err != nil {
+		own, err := l.workerMounts(n)
+		if err != nil {
 			return nil, err
 		}
-		node := v1alpha4.Node{
-			Role: v1alpha4.WorkerRole, Labels: map[string]string{manifests.LabelNode: n.Name},
-			ExtraMounts: append(slices.Clone(shared), v1alpha4.Mount{HostPath: l.socketDir(n.Name), ContainerPath: nodeTPMDir}),
-		}
-		for key, value := range n.Labels {
-			node.Labels[key] = value
-		}
-		for _, m := range n.Mounts {
-			node.ExtraMounts = append(node.ExtraMounts, v1alpha4.Mount{HostPath: m.HostPath, ContainerPath: m.ContainerPath, Readonly: m.ReadOnly})
-		}
-		c.Nodes = append(c.Nodes, node)
+		c.Nodes = append(c.Nodes, v1alpha4.Node{Role: v1alpha4.WorkerRole, Labels: l.workerLabels(n), ExtraMounts: append(slices.Clone(shared), own...)})
 	}
 	return c, nil
+}
+
+// workerMounts is what one worker alone sees of this machine: the sockets of its TPM, and what its specification names.
+func (l *Lab) workerMounts(n plan.Node) ([]v1alpha4.Mount, error) {
+	if err := l.makeSocketDir(n.Name); err != nil {
+		return nil, err
+	}
+	mounts := []v1alpha4.Mount{{HostPath: l.socketDir(n.Name), ContainerPath: nodeTPMDir}}
+	for _, m := range n.Mounts {
+		mounts = append(mounts, v1alpha4.Mount{HostPath: m.HostPath, ContainerPath: m.ContainerPath, Readonly: m.ReadOnly})
+	}
+	return mounts, nil
+}
+
+// workerLabels are those that a worker's kubelet gives its node.
+func (l *Lab) workerLabels(n plan.Node) map[string]string {
+	labels := map[string]string{
+		manifests.LabelNode:   n.Name,
+		manifests.LabelAgents: manifests.Lab{KeylabImage: l.known().Image}.AgentSet(l.agentOf(n)),
+	}
+	maps.Copy(labels, n.Labels)
+	return labels
 }
 
 // What a lab waits for in a cluster that starts, with the defaults, while the machine idles.
