@@ -80,11 +80,18 @@ func policyName(n plan.Node) string {
 
 // MakePolicies has Keylime's own tool make the runtime policies of all nodes that measure files, anew.
 func MakePolicies(ctx context.Context, dir state.Dir, c *keylime.Configured, p plan.Plan) error {
-	if err := os.RemoveAll(dir.Policies()); err != nil {
-		return fmt.Errorf("delete the policies of the last run: %w", err)
-	}
 	if err := os.MkdirAll(dir.Policies(), 0o700); err != nil {
 		return fmt.Errorf("make the folder for policies: %w", err)
+	}
+	// The folder itself stays: a container may have it mounted already.
+	last, err := os.ReadDir(dir.Policies())
+	if err != nil {
+		return fmt.Errorf("delete the policies of the last run: %w", err)
+	}
+	for _, f := range last {
+		if err := os.RemoveAll(filepath.Join(dir.Policies(), f.Name())); err != nil {
+			return fmt.Errorf("delete the policies of the last run: %w", err)
+		}
 	}
 	for _, n := range p.Nodes {
 		if err := MakePolicy(ctx, dir, c, n); err != nil {

@@ -3,6 +3,7 @@ package fleet
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -56,5 +57,34 @@ func TestAddPolicies(t *testing.T) {
 	r = keylime.Request{UUID: "u"}
 	if err := AddPolicies(&r, dir, plan.Node{Name: "none"}, measured.RefState); err != nil || r.RuntimePolicyFile != "" || r.MBPolicyFile != "" {
 		t.Errorf("a node that measures nothing: %+v, %v", r, err)
+	}
+}
+
+// The policies of a lab's last run are gone, and the folder is the one that it was: a container may have it mounted by then.
+func TestMakePoliciesInTheSameFolder(t *testing.T) {
+	dir := state.Dir{Lab: "lab", Path: t.TempDir()}
+	if err := os.MkdirAll(dir.Policies(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	stale := filepath.Join(dir.Policies(), "stale.json")
+	if err := os.WriteFile(stale, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(dir.Policies())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := MakePolicies(t.Context(), dir, nil, plan.Plan{}); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.Stat(dir.Policies())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !os.SameFile(before, after) {
+		t.Error("the folder is another one")
+	}
+	if _, err := os.Stat(stale); err == nil {
+		t.Error("a policy of the last run is there still")
 	}
 }
