@@ -35,12 +35,12 @@ func newNode(s streams) *cobra.Command {
   tpm-swap       exchange its TPM with the one of the OTHER node
   tpm-clone      put a copy of its TPM into the OTHER node, in place of that one's own
 
-changes which nodes there are (substrate netns):
+changes which nodes there are:
 
   add            have one more node join the running lab, as the lab's file has nodes by default, and return when it is attested; what is special about it is
                  in a --file, as it would stand in the file's list of nodes; without NODE it gets a name
-  remove         have verifier and registrar forget the node, and take it out of the lab. Its TPM and its disk are kept: added again under its name, it is
-                 the machine that it was
+  remove         have verifier and registrar forget the node, and take it out of the lab. Its TPM is kept, and on the substrate netns its disk: added again
+                 under its name, it is the machine that it was
 
 and does what an operator of Keylime does about it:
 

@@ -117,26 +117,44 @@ func (l *Lab) start(ctx context.Context, p *part) error {
 		p.host.NetworkMode = container.NetworkMode(l.resource(p.networks[0].network))
 		first.EndpointsConfig[l.resource(p.networks[0].network)] = p.networks[0].settings()
 	}
-	made, err := l.docker.ContainerCreate(ctx, &p.config, &p.host, first, nil, name)
+	id, err := l.makeContainer(ctx, name, &p.config, &p.host, first, p.files...)
 	if err != nil {
-		return fmt.Errorf("make container %s from image %s: %w", name, p.config.Image, err)
+		return err
 	}
 	if len(p.networks) > 1 {
 		for _, n := range p.networks[1:] {
-			if err := l.docker.NetworkConnect(ctx, l.resource(n.network), made.ID, n.settings()); err != nil {
+			if err := l.docker.NetworkConnect(ctx, l.resource(n.network), id, n.settings()); err != nil {
 				return fmt.Errorf("connect container %s to network %s: %w", name, n.network, err)
 			}
 		}
 	}
-	for _, f := range p.files {
-		if err := l.put(ctx, made.ID, f); err != nil {
-			return fmt.Errorf("write %s into container %s: %w", f.path, name, err)
-		}
-	}
-	if err := l.docker.ContainerStart(ctx, made.ID, container.StartOptions{}); err != nil {
+	if err := l.docker.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
 		return fmt.Errorf("start container %s: %w", name, explained(err))
 	}
 	return nil
+}
+
+// makeLimit is how long Docker may take to make a container.
+const makeLimit = 2 * time.Minute
+
+// makeContainer makes a container that does not run yet, with files in it. Docker brings to its end what it has begun, whether anybody waits for it or not: whoever gives
+// up waits for that, so that what then takes the container back finds it.
+func (l *Lab) makeContainer(ctx context.Context, name string, c *container.Config, h *container.HostConfig, n *network.NetworkingConfig, files ...file) (id string, err error) {
+	if err := context.Cause(ctx); err != nil {
+		return "", fmt.Errorf("make container %s: %w", name, err)
+	}
+	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), makeLimit)
+	defer cancel()
+	made, err := l.docker.ContainerCreate(patient, c, h, n, nil, name)
+	if err != nil {
+		return "", fmt.Errorf("make container %s from image %s: %w", name, c.Image, err)
+	}
+	for _, f := range files {
+		if err := l.put(ctx, made.ID, f); err != nil {
+			return "", fmt.Errorf("write %s into container %s: %w", f.path, name, err)
+		}
+	}
+	return made.ID, nil
 }
 
 func (a attachment) settings() *network.EndpointSettings {

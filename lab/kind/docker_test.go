@@ -87,9 +87,12 @@ func preflight(t *testing.T) error {
 }
 
 // planned is a lab with a folder of its own, of which there is nothing yet; text is the end of its specification.
+// fakeHead is the head of the specification of the lab of these tests.
+const fakeHead = "apiVersion: keylab/v1alpha1\nkind: Lab\nname: fake\nsubstrate: kind\n"
+
 func planned(t *testing.T, text string) (state.Dir, plan.Plan) {
 	t.Helper()
-	s, err := spec.Decode("test.yaml", []byte("apiVersion: keylab/v1alpha1\nkind: Lab\nname: fake\nsubstrate: kind\n"+text))
+	s, err := spec.Decode("test.yaml", []byte(fakeHead+text))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,11 @@ func (l *Lab) EK(ctx context.Context, o control.EKOrder) (control.EKDone, error)
 	if err := l.mustBeUp(); err != nil {
 		return control.EKDone{}, err
 	}
+	release, err := l.holdMembers(ctx)
+	if err != nil {
+		return control.EKDone{}, err
+	}
+	defer release()
 	registrar, err := l.registrar()
 	if err != nil {
 		return control.EKDone{}, err

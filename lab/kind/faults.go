@@ -77,13 +77,15 @@ func (l *Lab) Fault(ctx context.Context, f control.Fault) (string, error) {
 	if err := l.mustBeUp(); err != nil {
 		return "", err
 	}
+	var names []string
 	if fleet.StartsOrStops(f.Kind) {
-		release, err := l.holdNodes(ctx, f.Nodes...)
-		if err != nil {
-			return "", err
-		}
-		defer release()
+		names = f.Nodes
 	}
+	release, err := l.holdNodes(ctx, names...)
+	if err != nil {
+		return "", err
+	}
+	defer release()
 	return fleet.Break(ctx, l.faults(), f, l.findNode)
 }
 

@@ -71,13 +71,9 @@ func factsFile(dir state.Dir) string { return dir.Path + "/kind.json" }
 
 // Open opens the lab of a folder. The error wraps fs.ErrNotExist when the folder holds no plan.
 func Open(dir state.Dir) (*Lab, error) {
-	data, err := os.ReadFile(dir.Plan())
+	p, err := readPlan(dir)
 	if err != nil {
-		return nil, fmt.Errorf("read the lab's plan: %w", err)
-	}
-	var p plan.Plan
-	if err := json.Unmarshal(data, &p); err != nil {
-		return nil, fmt.Errorf("read the lab's plan %s: %w", dir.Plan(), err)
+		return nil, err
 	}
 	l, err := newLab(dir, p)
 	if err != nil {
@@ -88,6 +84,19 @@ func Open(dir state.Dir) (*Lab, error) {
 	}
 	l.program = l.facts.Program
 	return l, nil
+}
+
+// readPlan is the plan in a lab's folder, with the nodes that the lab has now.
+func readPlan(dir state.Dir) (plan.Plan, error) {
+	var p plan.Plan
+	data, err := os.ReadFile(dir.Plan())
+	if err != nil {
+		return p, fmt.Errorf("read the lab's plan: %w", err)
+	}
+	if err := json.Unmarshal(data, &p); err != nil {
+		return p, fmt.Errorf("read the lab's plan %s: %w", dir.Plan(), err)
+	}
+	return p, nil
 }
 
 func newLab(dir state.Dir, p plan.Plan) (*Lab, error) {

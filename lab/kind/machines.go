@@ -27,7 +27,7 @@ func (l *Lab) Act(ctx context.Context, a control.Action) (string, error) {
 		return "", err
 	}
 	if control.AboutMembers(a.Kind) {
-		return "", fmt.Errorf("%s %s: %w", a.Kind, a.Node, plan.ErrFixedWorkers)
+		return l.changeMembers(ctx, a)
 	}
 	names := []string{a.Node}
 	if a.Other != "" {

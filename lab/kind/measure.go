@@ -83,6 +83,11 @@ func (l *Lab) Measure(ctx context.Context, m control.Measurement) (a control.Mea
 	if err := l.mustBeUp(); err != nil {
 		return a, err
 	}
+	release, err := l.holdMembers(ctx)
+	if err != nil {
+		return a, err
+	}
+	defer release()
 	n, err := l.findNode(m.Node)
 	if err != nil {
 		return a, err

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/kind/pkg/cluster/nodeutils"
 
 	"keylab.dev/keylab/internal/atomicfile"
+	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
 )
 
@@ -71,18 +72,23 @@ func (l *Lab) nodeMounts() ([]v1alpha4.Mount, error) {
 
 // loadImages puts into every node the images, beside keylab's own, that its store lacks: of a node image from a registry, and of agents.
 func (l *Lab) loadImages(ctx context.Context, provider *cluster.Provider) error {
-	wanted := append([]string(nil), l.images().InCluster...)
-	for _, n := range l.planned.Nodes {
-		if name := l.agentImage(n).Image; n.Agent.Kind != string(spec.AgentGo) {
-			wanted = append(wanted, name)
-		}
-	}
 	all, err := provider.ListInternalNodes(l.planned.Kubernetes.Cluster)
 	if err != nil {
 		return fmt.Errorf("list the cluster's nodes: %w", err)
 	}
-	if err := l.loadScriptImage(ctx, all); err != nil {
+	return l.loadInto(ctx, all, l.planned.Nodes...)
+}
+
+// loadInto puts into nodes of the cluster the images that their stores lack for the agents of the lab's nodes, and for the cluster itself.
+func (l *Lab) loadInto(ctx context.Context, into []nodes.Node, agents ...plan.Node) error {
+	if err := l.loadScriptImage(ctx, into); err != nil {
 		return err
+	}
+	wanted := append([]string(nil), l.images().InCluster...)
+	for _, n := range agents {
+		if n.Agent.Kind != string(spec.AgentGo) {
+			wanted = append(wanted, l.agentImage(n).Image)
+		}
 	}
 	if len(wanted) == 0 {
 		return nil
@@ -92,7 +98,7 @@ func (l *Lab) loadImages(ctx context.Context, provider *cluster.Provider) error 
 		return err
 	}
 	defer os.Remove(archive)
-	return loadArchive(ctx, all, archive)
+	return loadArchive(ctx, into, archive)
 }
 
 // saveImages writes images of Docker's into one archive, in which layers that they share stand once.

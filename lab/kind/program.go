@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"keylab.dev/keylab/images"
+	"keylab.dev/keylab/lab/plan"
 	"keylab.dev/keylab/lab/spec"
 )
 
@@ -163,19 +164,19 @@ const binaryAgentPath = "/usr/local/bin/keylime_agent"
 
 // agentImages makes images of agents that are programs on this machine, over the tools' image, which has the libraries of the TPM software stack; and has
 // Docker pull the images that agents are.
-func (u *up) agentImages(ctx context.Context) error {
-	for _, n := range u.planned.Nodes {
+func (l *Lab) agentImages(ctx context.Context, list ...plan.Node) error {
+	for _, n := range list {
 		switch {
 		case n.Agent.Image != "":
-			if err := images.Pull(ctx, u.docker, n.Agent.Image); err != nil {
+			if err := images.Pull(ctx, l.docker, n.Agent.Image); err != nil {
 				return fmt.Errorf("the agent of %s: %w", n.Name, err)
 			}
-		case n.Agent.Kind == string(spec.AgentBinary) && u.known().BinaryImages[n.Agent.Path] == "":
-			image, err := u.binaryImage(ctx, n.Agent.Path)
+		case n.Agent.Kind == string(spec.AgentBinary):
+			image, err := l.binaryImage(ctx, n.Agent.Path)
 			if err != nil {
 				return fmt.Errorf("the agent of %s: %w", n.Name, err)
 			}
-			if err := u.learn(func(f *facts) { f.BinaryImages[n.Agent.Path] = image }); err != nil {
+			if err := l.learn(func(f *facts) { f.BinaryImages[n.Agent.Path] = image }); err != nil {
 				return err
 			}
 		}
@@ -184,17 +185,17 @@ func (u *up) agentImages(ctx context.Context) error {
 }
 
 // binaryImage makes Docker know an image of one program, named after its content.
-func (u *up) binaryImage(ctx context.Context, path string) (string, error) {
+func (l *Lab) binaryImage(ctx context.Context, path string) (string, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return "", err
 	}
 	sum := sha256.Sum256(data)
 	image := "keylab.test/agent:" + hex.EncodeToString(sum[:])[:16]
-	if _, err := u.docker.ImageInspect(ctx, image); err == nil {
+	if _, err := l.docker.ImageInspect(ctx, image); err == nil {
 		return image, nil
 	}
-	archive, err := u.overTools(ctx, path, binaryAgentPath, image)
+	archive, err := l.overTools(ctx, path, binaryAgentPath, image)
 	if err != nil {
 		return "", err
 	}
@@ -204,7 +205,7 @@ func (u *up) binaryImage(ctx context.Context, path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	resp, err := u.docker.ImageLoad(ctx, f)
+	resp, err := l.docker.ImageLoad(ctx, f)
 	if err != nil {
 		return "", fmt.Errorf("load image %s into Docker: %w", image, err)
 	}

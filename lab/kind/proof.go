@@ -38,6 +38,11 @@ func (l *Lab) withTarget(ctx context.Context, do func(*target) error) error {
 	if err := l.mustBeUp(); err != nil {
 		return err
 	}
+	release, err := l.holdMembers(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	t, err := l.target(ctx)
 	if err != nil {
 		return err

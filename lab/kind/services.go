@@ -157,12 +157,11 @@ func (l *Lab) startTenant(ctx context.Context) error {
 		return err
 	}
 	p.bind(configured.Dir, configured.Dir, true) // the enroller's script will be in there
-	if l.planned.MeasuresFiles() || l.planned.MeasuresBoot() {
-		if err := os.MkdirAll(l.dir.Policies(), 0o700); err != nil {
-			return fmt.Errorf("make the folder for policies: %w", err)
-		}
-		p.bind(l.dir.Policies(), l.dir.Policies(), true)
+	// Nodes that have policies may join a lab that has none.
+	if err := os.MkdirAll(l.dir.Policies(), 0o700); err != nil {
+		return fmt.Errorf("make the folder for policies: %w", err)
 	}
+	p.bind(l.dir.Policies(), l.dir.Policies(), true)
 	if l.planned.HasPayload() || l.planned.HasActions() {
 		p.bind(l.dir.Payloads(), l.dir.Payloads(), true)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,7 +29,10 @@ func (l *Lab) applySystem(ctx context.Context) error {
 }
 
 // awaitNodes waits until every node is ready and every worker has TPMs to give.
-func (l *Lab) awaitNodes(ctx context.Context) error {
+func (l *Lab) awaitNodes(ctx context.Context) error { return l.awaitReady(ctx) }
+
+// awaitReady waits until certain nodes, by Kubernetes' names of them, are ready; none named: all that there are.
+func (l *Lab) awaitReady(ctx context.Context, names ...string) error {
 	k, err := l.cluster()
 	if err != nil {
 		return err
@@ -41,10 +45,18 @@ func (l *Lab) awaitNodes(ctx context.Context) error {
 		}
 		var missing []string
 		unready = nil
+		found := 0
 		for _, n := range list.Items {
+			if len(names) > 0 && !slices.Contains(names, n.Name) {
+				continue
+			}
+			found++
 			if why := notReady(n); why != "" {
 				missing, unready = append(missing, n.Name+": "+why), append(unready, n.Name)
 			}
+		}
+		if found < len(names) {
+			missing = append(missing, fmt.Sprintf("%d of %d have not joined the cluster", len(names)-found, len(names)))
 		}
 		pods, err := k.pods(ctx, l.planned.Kubernetes.SystemNamespace, "")
 		if err != nil {

@@ -177,7 +177,7 @@ func (u *up) ensureImages(ctx context.Context) error {
 	if err := u.keepProgram(ctx, set); err != nil {
 		return err
 	}
-	if err := u.agentImages(ctx); err != nil {
+	if err := u.agentImages(ctx, u.planned.Nodes...); err != nil {
 		return err
 	}
 	close(u.imaged)
@@ -217,6 +217,11 @@ func (u *up) startTenantAndEnroller(ctx context.Context) error {
 	if err := u.startTenant(ctx); err != nil {
 		return err
 	}
+	return u.openEnroller(ctx)
+}
+
+// openEnroller starts the process that enrols in the tenant's container. closeEnroller ends it.
+func (u *up) openEnroller(ctx context.Context) error {
 	log, err := u.logFile(plan.Tenant)
 	if err != nil {
 		return err

@@ -13,11 +13,9 @@ import (
 )
 
 // Join is the plan of the running lab with one more node, which s, the lab's specification with that node, describes: it gets the next number and the first
-// address that nobody has and that is not taken otherwise. Nothing else changes: Serves tells whether something would have to.
+// address that nobody has and that is not taken otherwise. Nothing else changes: Serves tells whether something would have to. On Kubernetes taken has the
+// addresses that the others really got, and this one is no guess.
 func (p Plan) Join(s spec.Spec, name string, taken ...netip.Addr) (Plan, error) {
-	if p.Kubernetes != nil {
-		return p, ErrFixedWorkers
-	}
 	all := effectiveNodes(s)
 	i := slices.IndexFunc(all, func(n Node) bool { return n.Name == name })
 	if i < 0 {
@@ -27,8 +25,12 @@ func (p Plan) Join(s spec.Spec, name string, taken ...netip.Addr) (Plan, error) 
 		return p, fmt.Errorf("the lab has a host %q already, at %s", name, h.Address())
 	}
 	next := p.own()
-	cluster := p.Network(Cluster).Prefix
-	b := builder{plan: &next, services: p.Network(Services).Prefix, cluster: cluster, taken: map[netip.Addr]bool{}}
+	network := p.Network(Cluster)
+	cluster, first := network.Prefix, offset(network.Prefix, offsetNodes)
+	b := builder{plan: &next, services: p.Network(Services).Prefix, cluster: cluster, pool: network.Pool, taken: map[netip.Addr]bool{}}
+	if network.Pool.IsValid() {
+		first = network.Pool.Addr()
+	}
 	for _, a := range taken {
 		b.taken[a] = true
 	}
@@ -41,17 +43,18 @@ func (p Plan) Join(s spec.Spec, name string, taken ...netip.Addr) (Plan, error) 
 	for _, n := range p.Nodes {
 		number = max(number, n.Number)
 	}
-	address, err := b.node(all[i], number+1, offset(cluster, offsetNodes), mustAddress(p, ClusterDNS))
+	number++
+	address, err := b.node(all[i], number, first, mustAddress(p, ClusterDNS))
 	if err != nil {
 		return p, err
+	}
+	if p.Kubernetes != nil {
+		b.worker(number)
 	}
 	next.DNS.Records[p.HostName(name)] = address
 	next.Steps = steps(next)
 	return next, nil
 }
-
-// ErrFixedWorkers is why nodes neither join nor leave a lab on Kubernetes.
-var ErrFixedWorkers = fmt.Errorf("the workers of a lab on Kubernetes are made with its cluster, all at once: take it down, change `nodes` in its file and bring it up, or use the substrate %s", spec.SubstrateNetns)
 
 // Serves tells whether the services and the CAs, which were made for p, do for a plan with other nodes too, and else for what they do not.
 func (p Plan) Serves(next Plan) error {
@@ -86,9 +89,6 @@ func (p Plan) AcceptedHashes() []string {
 
 // Leave is the plan of the running lab without one of its nodes. The others keep numbers and addresses.
 func (p Plan) Leave(name string) (Plan, error) {
-	if p.Kubernetes != nil {
-		return p, ErrFixedWorkers
-	}
 	if _, there := p.Node(name); !there {
 		return p, fmt.Errorf("the lab has no node %q; it has %s", name, p.NodeNames())
 	}

@@ -1,7 +1,6 @@
 package plan_test
 
 import (
-	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -125,13 +124,42 @@ func TestServes(t *testing.T) {
 	}
 }
 
-func TestWorkersAreFixed(t *testing.T) {
-	s := decode(t, head+"name: x\nsubstrate: kind\nnodes: 2\n")
-	p := mustMake(t, s)
-	if _, err := p.Join(s, "node-3"); !errors.Is(err, plan.ErrFixedWorkers) {
-		t.Errorf("%v", err)
+// A worker joins a cluster as one that was there from the beginning, at an address that no other has, or has really got; and it leaves.
+func TestJoinOnKind(t *testing.T) {
+	const head = head + "name: x\nsubstrate: kind\n"
+	s := decode(t, head+"nodes: 3\n")
+	before, want := mustMake(t, decode(t, head+"nodes: 2\n")), mustMake(t, s)
+	got, err := before.Join(s, "node-3")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := p.Leave("node-1"); !errors.Is(err, plan.ErrFixedWorkers) {
+	if d := cmp.Diff(want, got, byValue); d != "" {
+		t.Errorf("-made at once +joined:\n%s", d)
+	}
+	left, err := got.Leave("node-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// node-2 got the address that was meant for node-3, and that the reverse.
+	real := netip.MustParseAddr("198.18.20.67")
+	again, err := left.Join(decode(t, head+"nodes: [{name: node-2}, {name: node-3}, {name: a}]\n"), "a", netip.MustParseAddr("198.18.20.65"), real)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, _ := again.Node("a"); a.KubernetesName != "keylab-x-worker4" || a.Address != netip.MustParseAddr("198.18.20.68") {
+		t.Errorf("who joins is %s at %s", a.KubernetesName, a.Address)
+	}
+}
+
+// A network for whose nodes Docker has no address left takes nobody in, though there are others.
+func TestJoinFullPool(t *testing.T) {
+	const head = head + "name: x\nsubstrate: kind\n"
+	p := mustMake(t, decode(t, head+"nodes: 2\n"))
+	var taken []netip.Addr
+	for a := p.Network(plan.Cluster).Pool.Addr(); p.Network(plan.Cluster).Pool.Contains(a); a = a.Next() {
+		taken = append(taken, a)
+	}
+	if _, err := p.Join(decode(t, head+"nodes: 3\n"), "node-3", taken...); err == nil || !strings.Contains(err.Error(), "has no address left") {
 		t.Errorf("%v", err)
 	}
 }

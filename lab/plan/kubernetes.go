@@ -24,22 +24,29 @@ func kubernetes(s spec.Spec) *Kubernetes {
 	}
 }
 
-// workerName is how kind names its workers, counted from 0: NAME-worker, NAME-worker2, NAME-worker3, ...
-func workerName(cluster string, i int) string {
-	if i == 0 {
+// workerName is how kind names its workers: NAME-worker, NAME-worker2, NAME-worker3, ...
+func workerName(cluster string, number int) string {
+	if number == 1 {
 		return cluster + "-worker"
 	}
-	return fmt.Sprintf("%s-worker%d", cluster, i+1)
+	return fmt.Sprintf("%s-worker%d", cluster, number)
 }
 
-// pool sets a part of the cluster network apart for the nodes of a kind cluster, which get their addresses from Docker in no
+// worker makes the node that was planned last one of the cluster's workers.
+func (b *builder) worker(number int) {
+	b.setPooled()
+	b.plan.Nodes[len(b.plan.Nodes)-1].KubernetesName = workerName(b.plan.Kubernetes.Cluster, number)
+}
+
+// setPool sets a part of the cluster network apart for the nodes of a kind cluster, which get their addresses from Docker in no
 // certain order, and plans the control plane in it. It returns the next address.
-func (b *builder) pool(pool netip.Prefix, controlPlane string, resolver netip.Addr) netip.Addr {
+func (b *builder) setPool(pool netip.Prefix, controlPlane string, resolver netip.Addr) netip.Addr {
 	for i := range b.plan.Networks {
 		if b.plan.Networks[i].Name == Cluster {
 			b.plan.Networks[i].Pool = pool
 		}
 	}
+	b.pool = pool
 	b.host(controlPlane, Cluster, pool.Addr(), resolver)
 	b.setPooled()
 	return pool.Addr().Next()

@@ -62,15 +62,14 @@ func Make(s spec.Spec) (Plan, error) {
 	next := offset(cluster, offsetNodes)
 	if s.Substrate == spec.SubstrateKind {
 		p.Kubernetes = kubernetes(s)
-		next = b.pool(s.Networks.Cluster.KindPool(), p.Kubernetes.ControlPlane, clusterDNS)
+		next = b.setPool(s.Networks.Cluster.KindPool(), p.Kubernetes.ControlPlane, clusterDNS)
 	}
 	for i, n := range effectiveNodes(s) {
 		if next, err = b.node(n, i+1, next, clusterDNS); err != nil {
 			return Plan{}, err
 		}
 		if p.Kubernetes != nil {
-			b.setPooled()
-			p.Nodes[i].KubernetesName = workerName(p.Kubernetes.Cluster, i)
+			b.worker(i + 1)
 		}
 	}
 	if p.MeasuresBoot() {
@@ -93,6 +92,7 @@ func Make(s spec.Spec) (Plan, error) {
 type builder struct {
 	plan              *Plan
 	services, cluster netip.Prefix
+	pool              netip.Prefix // out of which nodes have their addresses; invalid: all of cluster
 	taken             map[netip.Addr]bool
 }
 
@@ -145,7 +145,7 @@ func (b *builder) node(n Node, number int, from, resolver netip.Addr) (netip.Add
 	for b.taken[from] {
 		from = from.Next()
 	}
-	if !b.cluster.Contains(from) || from == lastAddr(b.cluster) {
+	if !b.cluster.Contains(from) || from == lastAddr(b.cluster) || b.pool.IsValid() && !b.pool.Contains(from) {
 		return from, fmt.Errorf("networks.cluster.cidr: %s has no address left for node %q, number %d", b.cluster, n.Name, number)
 	}
 	b.host(n.Name, Cluster, from, resolver)
