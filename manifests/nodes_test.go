@@ -86,11 +86,14 @@ func names[V any](data map[string]V) map[string]bool {
 // A node that joins a lab, or leaves it, changes nothing of what the pods of others are made of, even if it is the first of its kind.
 func TestMembersAreApart(t *testing.T) {
 	l := mixedLab()
+	last := testNode("mixed", 6) // the same agent as another node's, which measures files
+	last.Agent = l.Nodes[3].Agent
+	l.Nodes = append(l.Nodes, last)
 	before := map[string]*appsv1.DaemonSet{}
 	for _, d := range find[*appsv1.DaemonSet](manifests.Agents(l)) {
 		before[d.Name] = d
 	}
-	if len(before) != 4 {
+	if len(before) != 5 {
 		t.Fatalf("%d DaemonSets", len(before))
 	}
 	for i, n := range l.Nodes {
