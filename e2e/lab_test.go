@@ -42,6 +42,7 @@ func TestLab(t *testing.T) {
 	t.Run("node restarted", func(t *testing.T) { nodeRestarted(l.on(t)) })
 	t.Run("node stopped", func(t *testing.T) { nodeStopped(l.on(t)) })
 	t.Run("members", func(t *testing.T) { members(l.on(t)) })
+	t.Run("another agent that is none", func(t *testing.T) { noOtherAgent(l.on(t)) })
 	t.Run("TPM replaced", func(t *testing.T) { tpmReplaced(l.on(t)) })
 	t.Run("TPMs exchanged", func(t *testing.T) { tpmsExchanged(l.on(t)) })
 	t.Run("disk lost", func(t *testing.T) { diskLost(l.on(t)) })

@@ -2,12 +2,49 @@ package e2e
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"keylab.dev/keylab/lab/control"
 )
+
+// An agent that does not start is none: the node has the one back that it had, and nothing is left of the other.
+func noOtherAgent(l *testLab) {
+	t := l.t
+	before, objects := agentPods(l), agentObjects(l)
+	program := filepath.Join(t.TempDir(), "agent")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho there is no agent in here >&2\nexit 3\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out, err := l.try("node", "replace-agent", "node-1", "--lab", l.name, "--kind", "binary", "--path", program)
+	if err == nil {
+		t.Errorf("it was replaced:\n%s", out)
+	}
+	for _, want := range []string{"it runs the agent again that it had", "does not stay up (CrashLoopBackOff)", "there is no agent in here"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the error does not say %q:\n%s", want, out)
+		}
+	}
+	if now := agentObjects(l); now != objects {
+		t.Errorf("the cluster has for agents:\n%s\nbefore:\n%s", now, objects)
+	}
+	now := agentPods(l)
+	others := slices.DeleteFunc(slices.Clone(now), func(pod string) bool { return !slices.Contains(before, pod) })
+	if len(now) != len(before) || len(others) != len(before)-1 {
+		t.Errorf("the agents' pods are %v, before %v: one of them should be new, and no more", now, before)
+	}
+	await(t, "the verifier to ask it again", func() string {
+		n := l.node("node-1")
+		l.askAgain(n)
+		if n.State != "attested" {
+			return n.State + " " + n.Detail
+		}
+		return ""
+	})
+	l.passes()
+}
 
 // A node joins the cluster that runs and leaves it again, and nobody else's agent is started again for that. One that is broken off leaves nothing.
 func members(l *testLab) {

@@ -42,6 +42,7 @@ type Machines[N any] interface {
 	Bench[N]
 	Renamer[N]
 	Policymaker[N]
+	AgentReplacer[N]
 }
 
 // actLimit is how long an action or a fault may take: what a lab waits for then does not come.

@@ -20,15 +20,7 @@ type AgentReplacer[N any] interface {
 	ReplaceAgent(ctx context.Context, n N, name string, kind spec.AgentKind, path string) error
 }
 
-// errFixedAgents is the answer of the substrate kind.
-var errFixedAgents = errors.New("the agents of a lab on Kubernetes are pods, of the same DaemonSet on all nodes with the same kind: take the lab down, change " +
-	"`agent` in its file and bring it up, or use the substrate netns")
-
 func replaceAgent[N any](ctx context.Context, m Machines[N], n N, a control.Action) (string, error) {
-	r, ok := m.(AgentReplacer[N])
-	if !ok {
-		return "", errFixedAgents
-	}
 	if err := mustBeOn(ctx, m, n, a.Node); err != nil {
 		return "", err
 	}
@@ -37,7 +29,7 @@ func replaceAgent[N any](ctx context.Context, m Machines[N], n N, a control.Acti
 	if old := m.Planned(n).Agent; old.Kind == a.AgentKind && old.Path == a.AgentPath {
 		return is + " already", nil
 	}
-	err := r.ReplaceAgent(ctx, n, a.Node, kind, a.AgentPath)
+	err := m.ReplaceAgent(ctx, n, a.Node, kind, a.AgentPath)
 	enrol := fmt.Sprintf("`keylab node enrol %s`", a.Node)
 	if errors.Is(err, ErrNotRegistered) {
 		why, _, _ := strings.Cut(err.Error(), "\n") // the rest is in its log

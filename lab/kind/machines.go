@@ -8,6 +8,7 @@ import (
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -28,6 +29,9 @@ func (l *Lab) Act(ctx context.Context, a control.Action) (string, error) {
 	}
 	if control.AboutMembers(a.Kind) {
 		return l.changeMembers(ctx, a)
+	}
+	if a.Kind == control.ActionReplaceAgent {
+		return l.changeAgent(ctx, a)
 	}
 	names := []string{a.Node}
 	if a.Other != "" {
@@ -162,17 +166,25 @@ func (m machines) NewTPM(ctx context.Context, n plan.Node) error {
 
 // deleteAgentPod has Kubernetes make another pod for a node's agent; it is no error when there is none.
 func (l *Lab) deleteAgentPod(ctx context.Context, n plan.Node) error {
-	k, err := l.cluster()
-	if err != nil {
+	if _, err := l.cluster(); err != nil {
 		return err
 	}
 	pod, err := l.agentPod(ctx, n)
 	if err != nil {
 		return nil // there is none
 	}
+	return l.deletePod(ctx, *pod)
+}
+
+// deletePod deletes a pod at once, and not another one of that name; it is no error when it is gone.
+func (l *Lab) deletePod(ctx context.Context, pod corev1.Pod) error {
+	k, err := l.cluster()
+	if err != nil {
+		return err
+	}
 	now := int64(0)
-	err = k.typed.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
-	if err != nil && !apierrors.IsNotFound(err) {
+	err = k.typed.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete the agent's pod %s: %w", pod.Name, err)
 	}
 	return nil

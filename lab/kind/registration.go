@@ -74,13 +74,18 @@ func (l *Lab) admitAgent(ctx context.Context, n plan.Node) error {
 
 // markNode sets the label of nodes that are to have no agent to a JSON value; null takes it away.
 func (l *Lab) markNode(ctx context.Context, n plan.Node, value string) error {
+	return l.labelNode(ctx, n, manifests.LabelNoAgent, value)
+}
+
+// labelNode sets a node's label to a JSON value; null takes it away.
+func (l *Lab) labelNode(ctx context.Context, n plan.Node, label, value string) error {
 	k, err := l.cluster()
 	if err != nil {
 		return err
 	}
-	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, manifests.LabelNoAgent, value)
+	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, label, value)
 	if _, err := k.typed.CoreV1().Nodes().Patch(ctx, n.KubernetesName, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-		return fmt.Errorf("mark node %s: %w", n.KubernetesName, err)
+		return fmt.Errorf("label node %s: %w", n.KubernetesName, err)
 	}
 	return nil
 }

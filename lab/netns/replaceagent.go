@@ -12,8 +12,6 @@ import (
 	"keylab.dev/keylab/lab/spec"
 )
 
-var _ fleet.AgentReplacer[*node] = machines{}
-
 // changeAgent puts another agent on a node, which specification and plan in the lab's folder remember: nobody else may change them meanwhile.
 func (s *supervisor) changeAgent(ctx context.Context, a control.Action) (string, error) {
 	ctx, done, err := s.changeAlone(ctx)
@@ -25,7 +23,7 @@ func (s *supervisor) changeAgent(ctx context.Context, a control.Action) (string,
 }
 
 func (m machines) ReplaceAgent(ctx context.Context, n *node, name string, kind spec.AgentKind, path string) error {
-	kept, next, err := m.s.planAgent(name, kind, path)
+	kept, next, err := roster.WithAgent(m.s.dir, m.s.memberPlan(), m.s.plan, name, kind, path)
 	if err != nil {
 		return err
 	}
@@ -47,23 +45,6 @@ func (m machines) ReplaceAgent(ctx context.Context, n *node, name string, kind s
 	}
 	m.s.setMembers(m.s.allNodes(), next)
 	return refused
-}
-
-// planAgent works out specification and plan with another agent on one node.
-func (s *supervisor) planAgent(name string, kind spec.AgentKind, path string) (kept spec.Spec, next plan.Plan, err error) {
-	if kept, err = roster.ReadSpec(s.dir); err != nil {
-		return kept, next, err
-	}
-	if kept, err = kept.WithAgent(name, kind, path); err != nil {
-		return kept, next, err
-	}
-	if err := kept.Validate(); err != nil {
-		return kept, next, err
-	}
-	if next, err = s.memberPlan().WithAgent(kept, name); err != nil {
-		return kept, next, err
-	}
-	return kept, next, s.plan.Serves(next)
 }
 
 // startReplaced starts the node's new agent. ErrNotRegistered: the registrar refuses it, so that it was ended, as the Rust agent ends by itself.

@@ -70,3 +70,21 @@ func discard(dir state.Dir, node string) error {
 	}
 	return nil
 }
+
+// WithAgent works out specification and plan with another agent on one node: now is the plan with the nodes that the lab has, and made the one that its
+// services were made for, which may not do for that agent.
+func WithAgent(dir state.Dir, now, made plan.Plan, name string, kind spec.AgentKind, path string) (kept spec.Spec, next plan.Plan, err error) {
+	if kept, err = ReadSpec(dir); err != nil {
+		return kept, next, err
+	}
+	if kept, err = kept.WithAgent(name, kind, path); err != nil {
+		return kept, next, err
+	}
+	if err := kept.Validate(); err != nil {
+		return kept, next, err
+	}
+	if next, err = now.WithAgent(kept, name); err != nil {
+		return kept, next, err
+	}
+	return kept, next, made.Serves(next)
+}
