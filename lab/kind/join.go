@@ -25,6 +25,7 @@ type joining struct {
 	kept   spec.Spec // the specification with it
 	before plan.Plan // without it
 	token  token
+	lab    string       // the container of the control plane: another one is another run of the lab
 	newTPM bool         // it has no TPM from an earlier time
 	forget func() error // takes back what the lab's folder has of it that is new
 }
@@ -43,6 +44,9 @@ func (l *Lab) join(ctx context.Context, defined spec.Node) (string, error) {
 	if j.token, err = newToken(); err != nil {
 		return "", err
 	}
+	if j.lab, err = l.runOf(ctx); err != nil {
+		return "", err
+	}
 	if j.newTPM, err = l.lacksTPM(ctx, n); err != nil {
 		return "", err
 	}
@@ -51,6 +55,8 @@ func (l *Lab) join(ctx context.Context, defined spec.Node) (string, error) {
 	}
 	l.planned = next
 	defer j.closeEnroller(context.WithoutCancel(ctx))
+	ctx, stop := j.untilDown(ctx)
+	defer stop()
 	if _, err := steps.Run(ctx, j.steps(), steps.Options{UndoTimeout: removeLimit}); err != nil {
 		if why := context.Cause(ctx); why != nil && !errors.Is(err, why) {
 			err = errors.Join(err, why)
@@ -197,13 +203,56 @@ func (j *joining) enter(ctx context.Context) error {
 // takeBackLimit is how long each service may take to forget a node that could not join: it may be for the service that it could not.
 const takeBackLimit = 5 * time.Second
 
+var errTakenDown = errors.New("the lab was taken down meanwhile")
+
+// runOf is the container of the control plane, which is another one in each run of the lab; "": it does not run.
+func (l *Lab) runOf(ctx context.Context) (string, error) {
+	containers, err := l.running(ctx)
+	if err != nil {
+		return "", err
+	}
+	if c := containers[l.planned.Kubernetes.ControlPlane]; c.State == "running" {
+		return c.ID, nil
+	}
+	return "", nil
+}
+
+// untilDown is ctx that also ends when the lab is taken down, which another command may do at any time.
+func (j *joining) untilDown(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if now, err := j.runOf(ctx); err == nil && now != j.lab {
+				cancel(errTakenDown)
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
 // takeBack leaves nothing of a node that could not join. What one does not do, the others do all the same.
 func (j *joining) takeBack(ctx context.Context) error {
-	errs := []error{j.forgetAgent(ctx)}
-	if k, err := j.cluster(); err == nil {
-		errs = append(errs, k.dismiss(ctx, j.token))
+	var errs []error
+	switch now, err := j.runOf(ctx); {
+	case err == nil && now == "":
+		errs = append(errs, j.removeMachine(ctx, j.n)) // nobody is left who could be told
+	case err == nil && now != j.lab:
+		return nil // what there is now belongs to the lab's next run
+	default:
+		errs = append(errs, j.forgetAgent(ctx))
+		if k, err := j.cluster(); err == nil {
+			errs = append(errs, k.dismiss(ctx, j.token))
+		}
+		errs = append(errs, j.takeNodeOut(ctx, j.n, j.before))
 	}
-	errs = append(errs, j.takeNodeOut(ctx, j.n, j.before))
 	if j.newTPM {
 		errs = append(errs, j.discardTPM(ctx))
 	}
