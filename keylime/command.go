@@ -97,6 +97,22 @@ func (c *Configured) Tool(script string, args ...string) Command {
 	return c.command("tenant", append([]string{c.Installation.script(script)}, args...)...)
 }
 
+// RuntimePolicy is the tool that makes a runtime policy, a file of JSON, of an allowlist (lines of a digest, two spaces and a path), and of files with keys by
+// which measured files may be signed.
+func (c *Configured) RuntimePolicy(allowlist, output string, keys ...string) Command {
+	tool, args := "keylime-policy", []string{"create", "runtime"}
+	if c.Installation.Version == "7.12.2" {
+		// Its keylime-policy ends with a TypeError before Python 3.12 (create_runtime_policy: "in algorithms.Hash"); the tool that came before it does the same,
+		// and takes this machine's own measurements too unless told otherwise.
+		tool, args = "keylime_create_policy", []string{"--ima-measurement-list", os.DevNull}
+	}
+	args = append(args, "--allowlist", allowlist, "--output", output)
+	for _, key := range keys {
+		args = append(args, "--add-ima-signature-verification-key", key)
+	}
+	return c.Tool(tool, args...)
+}
+
 func (c *Configured) command(service string, args ...string) Command {
 	dir := c.workDirs[service]
 	path := os.Getenv("PATH")

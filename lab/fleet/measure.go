@@ -119,13 +119,7 @@ func MakePolicy(ctx context.Context, dir state.Dir, c *keylime.Configured, n pla
 	if err := atomicfile.Write(list, []byte(allowList(n)), 0o600); err != nil {
 		return err
 	}
-	tool, args := "keylime-policy", []string{"create", "runtime"}
-	if c.Installation.Version == "7.12.2" {
-		// Its keylime-policy ends with a TypeError before Python 3.12 (create_runtime_policy: "in algorithms.Hash"); the tool that came before it does the same,
-		// and takes this machine's own measurements too unless told otherwise.
-		tool, args = "keylime_create_policy", []string{"--ima-measurement-list", os.DevNull}
-	}
-	args = append(args, "--allowlist", list, "--output", policy)
+	var keys []string
 	n, err := withKey(dir, n)
 	if err != nil {
 		return err
@@ -135,9 +129,9 @@ func MakePolicy(ctx context.Context, dir state.Dir, c *keylime.Configured, n pla
 		if err != nil {
 			return err
 		}
-		args = append(args, "--add-ima-signature-verification-key", key)
+		keys = append(keys, key)
 	}
-	cmd := c.Tool(tool, args...).Exec(ctx)
+	cmd := c.RuntimePolicy(list, policy, keys...).Exec(ctx)
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		_, err = os.Stat(policy)
