@@ -67,7 +67,48 @@ func (s *Scenario) check() []spec.Finding {
 	if len(s.Steps) > 0 && !expects {
 		c.add("steps", "expect nothing: add a step with expect, never or refused, or the scenario cannot fail", "")
 	}
+	if len(c.found) == 0 {
+		c.nobody()
+	}
 	return c.found
+}
+
+// nobody finds steps whose word for nodes stands for none, in one of the modes: they would pass without having looked at anything.
+func (c *checker) nobody() {
+	seen := map[string]bool{}
+	for _, m := range c.scenario.Modes {
+		in, at := *c.scenario, []int{}
+		in.Steps = nil
+		for i, step := range c.scenario.Steps {
+			if step.Only == "" || step.Only == m {
+				in.Steps, at = append(in.Steps, step), append(at, i)
+			}
+		}
+		for j, cast := range in.Cast(0) {
+			path := fmt.Sprintf("steps[%d]", at[j])
+			for _, w := range []struct {
+				path       string
+				said, with []string
+			}{
+				{path + ".nodes", in.Steps[j].Nodes, cast.Nodes},
+				{path + ".expect.nodes", about(in.Steps[j].Expect), about(cast.Expect)},
+				{path + ".never.nodes", about(in.Steps[j].Never), about(cast.Never)},
+			} {
+				if len(w.said) > 0 && len(w.with) == 0 && !seen[w.path] {
+					seen[w.path] = true
+					c.add(w.path, fmt.Sprintf("%s are none: the steps before name every node of the lab; name those that are meant", strings.Join(w.said, ", ")), "")
+				}
+			}
+		}
+	}
+}
+
+// about are the nodes of a condition, if there is one.
+func about(w *Condition) []string {
+	if w == nil {
+		return nil
+	}
+	return w.Nodes
 }
 
 // otherModes are the problems that the lab has in the modes that it does not name itself.

@@ -58,6 +58,7 @@ func TestMistakes(t *testing.T) {
 		"missing option":          {"steps: [{do: ima-add, nodes: [node-1], refused: x}]", "steps[0].with", `ima-add needs the option "path"`},
 		"no program":              {"steps: [{do: exec, nodes: [node-1], refused: x}]", "steps[0].run", "exec needs a program"},
 		"option of another kind":  {"steps: [{expect: {verify: passed}, nodes: [node-1]}]", "steps[0].nodes", "means nothing in a step with expect"},
+		"others that are none":    {"lab: {nodes: 2}\nsteps: [{do: reboot, nodes: [node-1]}, {do: reboot, nodes: [node-2]}, {never: {nodes: [others], state: failed}}]", "steps[2].never.nodes", "others are none: the steps before name every node"},
 		"condition of nothing":    {"steps: [{expect: {state: failed}}]", "steps[0].expect", "is about one of nodes, component"},
 		"condition of two things": {"steps: [{expect: {nodes: [node-1], verify: passed, state: off}}]", "steps[0].expect", "this is about nodes, verify"},
 		"condition too bare":      {"steps: [{expect: {nodes: [node-1]}}]", "steps[0].expect", "says nothing of nodes"},
