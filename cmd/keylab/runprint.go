@@ -169,7 +169,7 @@ func (p *runPrinter) draw() {
 	p.drawn = true
 }
 
-// summary prints a table of several runs.
+// summary prints a table of several runs, and at the end why those did not pass that did not.
 func (p *runPrinter) summary(runs []report.Run) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -189,7 +189,14 @@ func (p *runPrinter) summary(runs []report.Run) {
 	}
 	fmt.Fprintln(p.err)
 	_ = table(p.out, "SCENARIO|MODE|SUBSTRATE|VERDICT|STEPS|TIME", rows)
-	fmt.Fprintf(p.err, "\n%s.\n", report.TallyOf(runs))
+	fmt.Fprintln(p.err)
+	// Said once more: what did not pass scrolled away long ago, and of a long log often only the end is kept.
+	for _, r := range report.Begun(runs) {
+		if !r.Passed() {
+			fmt.Fprintf(p.err, "%s %s (%s, %s): %s\n", p.mark(r.Verdict), r.Scenario, r.Mode, r.Substrate, strings.ReplaceAll(r.Reason(), "\n", "\n  "))
+		}
+	}
+	fmt.Fprintf(p.err, "%s.\n", report.TallyOf(runs))
 }
 
 // printSteps prints what would be done.
