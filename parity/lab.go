@@ -26,15 +26,43 @@ const payload = "not a real secret"
 // allowedFile is one that the runtime policy allows and that no start measures.
 const allowedFile = "/usr/bin/curl"
 
-// labSpec is the lab of a model: of each kind of agent two nodes, so that hostnames can be swapped among agents of one kind, one whose files are measured, and one
+// stage is one of the labs in which agents are compared.
+type stage struct {
+	name string
+	mode spec.Mode
+	// told: the verifier tells agents of those that it no longer trusts, which makes other payloads of them. The node that fails measures files.
+	told bool
+}
+
+var (
+	pullStage = stage{name: "pull", mode: spec.ModePull}
+	toldStage = stage{name: "told", mode: spec.ModePull, told: true}
+	pushStage = stage{name: "push", mode: spec.ModePush}
+	stages    = []stage{pullStage, toldStage, pushStage}
+)
+
+// cases are the verdicts of the stage's lab.
+func (s stage) cases() []VerdictCase {
+	if s.told {
+		return toldCases()
+	}
+	return verdictCasesOf(s.mode)
+}
+
+// spec is the stage's lab: of each kind of agent two nodes, so that hostnames can be swapped among agents of one kind, one whose files are measured, and one
 // whose boot is: what comes of a list that a reboot began anew would hide what comes of the boot.
-func labSpec(mode spec.Mode, agent string) (spec.Spec, error) {
+func (s stage) spec(agent string) (spec.Spec, error) {
+	mode := s.mode
 	var text strings.Builder
 	interval := "500ms"
 	if mode == spec.ModePush {
 		interval = "2s"
 	}
-	fmt.Fprintf(&text, "apiVersion: keylab/v1alpha1\nkind: Lab\nname: parity-%s\ntimeouts: {ready: 10m}\nkeylime:\n  mode: %s\n  quoteInterval: %s\n  options:\n    verifier:\n", mode, mode, interval)
+	fmt.Fprintf(&text, "apiVersion: keylab/v1alpha1\nkind: Lab\nname: parity-%s\ntimeouts: {ready: 10m}\nkeylime:\n  mode: %s\n  quoteInterval: %s\n", s.name, mode, interval)
+	if s.told {
+		text.WriteString(toldRevocation)
+	}
+	fmt.Fprintf(&text, "  options:\n    verifier:\n")
 	// A reboot of the machine must not be too long for the verifier, whose retries are a second apart.
 	fmt.Fprintf(&text, "      max_retries: \"10\"\n      retry_interval: \"1\"\n")
 	if mode == spec.ModePush { // every start wants a session
@@ -50,13 +78,17 @@ func labSpec(mode spec.Mode, agent string) (spec.Spec, error) {
 		if mode == spec.ModePull {
 			measured += ", payload: {inline: " + strconv.Quote(payload) + "}"
 		}
+		if s.told {
+			fmt.Fprintf(&text, "  - {name: %s%s}\n  - {name: %s%s, ima: {enabled: true}}\n", k.name, program, k.other, program)
+			continue
+		}
 		fmt.Fprintf(&text, "  - {name: %s%s}\n  - {name: %s%s}\n  - {name: %s%s, %s}\n  - {name: %s%s, measuredBoot: {enabled: true}}\n",
 			k.name, program, k.other, program, k.measured, program, measured, k.boots, program)
 	}
 	return spec.Decode("parity.yaml", []byte(text.String()))
 }
 
-// machines are the nodes with one kind of agent that things are done to.
+// machines are the nodes with one kind of agent that things are done to; nil: the lab has no such.
 type machines struct{ plain, measured, boots *machine }
 
 // of is the one that a case is for.
@@ -74,8 +106,12 @@ func (k kind) machines(ctx context.Context, l *lab.Lab, p plan.Plan) (m machines
 	m.plain = &machine{lab: l, plan: p, name: k.name, other: k.other, akFile: k.akFile}
 	m.measured = &machine{lab: l, plan: p, name: k.measured, other: k.other, akFile: k.akFile}
 	m.boots = &machine{lab: l, plan: p, name: k.boots, other: k.other, akFile: k.akFile}
-	for _, one := range []*machine{m.plain, m.measured, m.boots} {
-		if err := one.look(ctx); err != nil {
+	for _, one := range []**machine{&m.plain, &m.measured, &m.boots} {
+		if _, ok := p.Node((*one).name); !ok {
+			*one = nil
+			continue
+		}
+		if err := (*one).look(ctx); err != nil {
 			return m, err
 		}
 	}

@@ -60,7 +60,8 @@ func TestTables(t *testing.T) {
 		verdicts[c.ID()] = true
 	}
 	for _, want := range []string{"verdict: PCR 10 extended, and the IMA list not", "verdict in the push model: PCR 10 extended, and the IMA list not",
-		"verdict: boot: command-line", "verdict in the push model: boot: command-line", "verdict: payload, and a TPM policy that does not fit"} {
+		"verdict: boot: command-line", "verdict in the push model: boot: command-line", "verdict: payload, and a TPM policy that does not fit",
+		"verdict and revocation actions: another node fails"} {
 		if !verdicts[want] {
 			t.Errorf("no case %q", want)
 		}
@@ -69,8 +70,9 @@ func TestTables(t *testing.T) {
 
 // The lab has four nodes with each kind of agent, one of which measures files, and one its boot; the first is given a payload where there is one.
 func TestLab(t *testing.T) {
-	for _, mode := range []spec.Mode{spec.ModePull, spec.ModePush} {
-		s, err := labSpec(mode, "/opt/keylime_agent")
+	for _, on := range stages {
+		mode := on.mode
+		s, err := on.spec("/opt/keylime_agent")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,16 +81,22 @@ func TestLab(t *testing.T) {
 			t.Fatal(err)
 		}
 		if p.Keylime.Push() != (mode == spec.ModePush) {
-			t.Errorf("the lab of the %s model is of mode %q", mode, p.Keylime.Mode)
+			t.Errorf("the lab %s is of mode %q", s.Name, p.Keylime.Mode)
 		}
 		for i, k := range kinds {
 			for _, name := range []string{k.name, k.other, k.measured, k.boots} {
 				n, ok := p.Node(name)
+				if on.told && (name == k.measured || name == k.boots) {
+					if ok {
+						t.Errorf("the lab %s has a node %s", s.Name, name)
+					}
+					continue
+				}
 				if want := [2]string{"go", "binary"}[i]; !ok || n.Agent.Kind != want {
 					t.Errorf("node %s has an agent of kind %q, want %q", name, n.Agent.Kind, want)
 				}
-				measures := name == k.measured
-				if (n.IMA != nil) != measures || (n.MeasuredBoot != nil) != (name == k.boots) || (n.Payload != nil) != (measures && mode == spec.ModePull) {
+				measures := name == k.measured || on.told && name == k.other
+				if (n.IMA != nil) != measures || (n.MeasuredBoot != nil) != (name == k.boots) || (n.Payload != nil) != (name == k.measured && mode == spec.ModePull) {
 					t.Errorf("node %s of the %s model: IMA %v, boot %v, payload %v", name, mode, n.IMA, n.MeasuredBoot, n.Payload)
 				}
 			}

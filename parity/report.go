@@ -43,14 +43,15 @@ type row struct{ id, group, name, own, other, ownNote, otherNote, reason string 
 
 func (r row) same() bool { return r.own == r.other }
 
-// The groups of verdicts, by model.
+// The groups of verdicts, by lab.
 const (
 	verdictGroup     = "verdict"
+	toldVerdictGroup = "verdict and revocation actions"
 	pushVerdictGroup = "verdict in the push model"
 )
 
 // titles are those of groups that are not their own title.
-var titles = map[string]string{verdictGroup: "The verifier's verdicts", pushVerdictGroup: "The verifier's verdicts in the push model"}
+var titles = map[string]string{verdictGroup: "The verifier's verdicts", toldVerdictGroup: "What agents do when told of another's failure", pushVerdictGroup: "The verifier's verdicts in the push model"}
 
 func (r *Result) rows() []row {
 	var rows []row
@@ -74,7 +75,7 @@ shown (keys and types; the values of algorithms and versions), or **nothing** fo
 the nonce, with the PCR values beside it. **closed** is a connection that the agent ended.
 
 A verdict is the verifier's state of the agent and its event; in the push model the verifier has no more than PASS, FAIL and, for an agent that it
-hears nothing good of, TIMEOUT.
+hears nothing good of, TIMEOUT. Revocation actions are programs of the payload, listed in this order: one, two (which fails), three.
 `
 
 // programs are rust-keylime's, by model.

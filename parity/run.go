@@ -102,23 +102,38 @@ func Run(ctx context.Context, o Options) (result *Result, err error) {
 		tell(line)
 	}
 	// Side by side: most of the time both wait for the verifier.
-	var pull, push Result
+	results := make([]Result, len(stages))
 	group, ctx := errgroup.WithContext(ctx)
-	if o.Agent != "" && o.Only != OnlyPush {
-		group.Go(func() error { return pull.compare(ctx, o, spec.ModePull) })
-	}
-	if o.PushAgent != "" && (o.Only == "" || o.Only == OnlyPush) {
-		group.Go(func() error { return push.compare(ctx, o, spec.ModePush) })
+	for i, s := range stages {
+		if o.wants(s) {
+			group.Go(func() error { return results[i].compare(ctx, o, s) })
+		}
 	}
 	err = group.Wait()
-	return merge(o.Version, pull, push), err
+	return merge(o.Version, results), err
 }
 
-// merge makes one result of those of both models.
-func merge(version string, pull, push Result) *Result {
-	all := &Result{Agent: version, Cases: pull.Cases, Own: pull.Own, Other: pull.Other, Judged: map[string][2]Verdict{}}
-	for _, r := range []Result{pull, push} {
-		all.Models, all.Verdicts = append(all.Models, r.Models...), append(all.Verdicts, r.Verdicts...)
+// wants tells whether a stage's lab is needed.
+func (o Options) wants(s stage) bool {
+	if s.mode == spec.ModePush {
+		return o.PushAgent != "" && (o.Only == "" || o.Only == OnlyPush)
+	}
+	return o.Agent != "" && o.Only != OnlyPush && (!s.told || o.Only != OnlyCases)
+}
+
+// merge makes one result of those of all stages.
+func merge(version string, results []Result) *Result {
+	all := &Result{Agent: version, Judged: map[string][2]Verdict{}}
+	for _, r := range results {
+		for _, m := range r.Models {
+			if !slices.Contains(all.Models, m) {
+				all.Models = append(all.Models, m)
+			}
+		}
+		if len(r.Cases) > 0 { // of one stage alone
+			all.Cases, all.Own, all.Other = r.Cases, r.Own, r.Other
+		}
+		all.Verdicts = append(all.Verdicts, r.Verdicts...)
 		maps.Copy(all.Judged, r.Judged)
 		if r.Keylime != "" {
 			all.Keylime = r.Keylime
@@ -127,13 +142,19 @@ func merge(version string, pull, push Result) *Result {
 	return all
 }
 
-// compare does everything of one model, in a lab of its own.
-func (r *Result) compare(ctx context.Context, o Options, mode spec.Mode) (err error) {
+// compare does everything of one stage, in a lab of its own.
+func (r *Result) compare(ctx context.Context, o Options, on stage) (err error) {
+	chosen := regexp.MustCompile(o.Case) // check has seen it
+	cases := slices.DeleteFunc(on.cases(), func(c VerdictCase) bool { return !chosen.MatchString(c.Name) })
+	asks := on == pullStage && o.Only != OnlyVerdicts
+	if len(cases) == 0 && !asks {
+		return nil
+	}
 	agent := o.Agent
-	if mode == spec.ModePush {
+	if on.mode == spec.ModePush {
 		agent = o.PushAgent
 	}
-	s, err := labSpec(mode, agent)
+	s, err := on.spec(agent)
 	if err != nil {
 		return err
 	}
@@ -141,7 +162,7 @@ func (r *Result) compare(ctx context.Context, o Options, mode spec.Mode) (err er
 	if err != nil {
 		return err
 	}
-	o.Progress(fmt.Sprintf("bringing a lab of the %s model up", mode))
+	o.Progress(fmt.Sprintf("bringing the lab %s up", s.Name))
 	l, err := lab.Up(ctx, s, lab.UpOptions{})
 	if err != nil {
 		return fmt.Errorf("bring the lab up: %w", err)
@@ -151,14 +172,14 @@ func (r *Result) compare(ctx context.Context, o Options, mode spec.Mode) (err er
 		err = errors.Join(err, e)
 	}()
 	r.Judged = map[string][2]Verdict{}
-	r.Models, r.Keylime = append(r.Models, string(mode)), p.Keylime.Version
+	r.Models, r.Keylime = append(r.Models, string(on.mode)), p.Keylime.Version
 	both := [2]machines{}
 	for i, k := range kinds {
 		if both[i], err = k.machines(ctx, l, p); err != nil {
 			return err
 		}
 	}
-	if mode == spec.ModePull && o.Only != OnlyVerdicts {
+	if asks {
 		o.Progress("asking both agents")
 		if err := r.ask(ctx, [2]*machine{both[0].plain, both[1].plain}); err != nil {
 			return err
@@ -167,8 +188,6 @@ func (r *Result) compare(ctx context.Context, o Options, mode spec.Mode) (err er
 	if o.Only == OnlyCases {
 		return nil
 	}
-	chosen := regexp.MustCompile(o.Case) // check has seen it
-	cases := slices.DeleteFunc(verdictCasesOf(mode), func(c VerdictCase) bool { return !chosen.MatchString(c.Name) })
 	return r.judge(ctx, cases, both, o.Progress)
 }
 

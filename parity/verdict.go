@@ -18,6 +18,8 @@ type Verdict struct {
 	Before string `json:"before,omitempty"`
 	// Payload is what is in the node's memory, where the case asks: "delivered", "nothing".
 	Payload string `json:"payload,omitempty"`
+	// Actions is which revocation actions the agent ran and what they were told, where the case asks.
+	Actions string `json:"actions,omitempty"`
 }
 
 func (v Verdict) String() string {
@@ -33,6 +35,9 @@ func (v Verdict) String() string {
 	}
 	if v.Payload != "" {
 		text += "; payload: " + v.Payload
+	}
+	if v.Actions != "" {
+		text += "; actions: " + v.Actions
 	}
 	return text
 }

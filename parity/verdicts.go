@@ -20,6 +20,7 @@ import (
 type VerdictCase struct {
 	Name   string
 	Push   bool   // it is one of the push model
+	Told   bool   // it is one of a lab whose verifier tells agents of others
 	Reason string // why the agents differ here, or empty
 	// measured and boots: it is done to the node whose files, or whose boot, are measured.
 	measured, boots bool
@@ -33,8 +34,11 @@ type VerdictCase struct {
 func (c VerdictCase) ID() string { return c.group() + ": " + c.Name }
 
 func (c VerdictCase) group() string {
-	if c.Push {
+	switch {
+	case c.Push:
 		return pushVerdictGroup
+	case c.Told:
+		return toldVerdictGroup
 	}
 	return verdictGroup
 }
@@ -187,8 +191,11 @@ var (
 )
 
 // VerdictCases are all of them, of both models, in order. Each leaves the agent attested.
-func VerdictCases() []VerdictCase {
-	return append(verdictCasesOf(spec.ModePull), verdictCasesOf(spec.ModePush)...)
+func VerdictCases() (all []VerdictCase) {
+	for _, s := range stages {
+		all = append(all, s.cases()...)
+	}
+	return all
 }
 
 func verdictCasesOf(mode spec.Mode) []VerdictCase {
@@ -276,6 +283,12 @@ func (m *machine) judge(ctx context.Context, c VerdictCase) (Verdict, error) {
 		return Verdict{}, fmt.Errorf("%s: %w", c.Name, err)
 	}
 	v.Before = m.before
+	if c.Told {
+		var err error
+		if v.Actions, err = m.ran(ctx); err != nil {
+			return Verdict{}, fmt.Errorf("%s: %w", c.Name, err)
+		}
+	}
 	if c.payload {
 		var err error
 		if v.Payload, err = m.holds(ctx); err != nil {
