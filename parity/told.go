@@ -2,6 +2,7 @@ package parity
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -61,12 +62,12 @@ func awaitTold(ctx context.Context, m *machine) error {
 	defer tick.Stop()
 	for {
 		told, err := m.told(ctx, "two")
-		if err == nil && strings.Contains(told, "the other node") {
+		if told == toldOfOther {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return errors.Join(context.Cause(ctx), err)
 		case <-tick.C:
 		}
 	}
@@ -85,7 +86,9 @@ func (m *machine) ran(ctx context.Context) (string, error) {
 	return strings.Join(all, ", "), nil
 }
 
-// told is what one action was told of: which nodes, whatever the order and however often.
+const toldOfOther = "told of the other node"
+
+// told is what one action was told of, however often.
 func (m *machine) told(ctx context.Context, action string) (string, error) {
 	file := filepath.Join(m.lab.Dir().Agent(m.name), "secure", "unzipped", action+".sh.told")
 	cmd, err := m.lab.Command(ctx, m.name, "sh", "-c", `[ ! -e "$0" ] || cat "$0"`, file)
@@ -104,7 +107,7 @@ func (m *machine) told(ctx context.Context, action string) (string, error) {
 		return "", err
 	}
 	if strings.Contains(string(out), o.uuid) && strings.Contains(string(out), `"type"`) {
-		return "told of the other node", nil
+		return toldOfOther, nil
 	}
 	return "told of something else", nil
 }
