@@ -203,6 +203,9 @@ func TestObservation(t *testing.T) {
 	}
 }
 
+// longReason is longer than the names of cases are shown: a reason is never cut.
+var longReason = "so" + strings.Repeat(" and so", 50)
+
 // madeResult has one case of each kind: alike, different with a reason and without, and with a reason that has had its day.
 func madeResult() *Result {
 	answer := func(status int) Observation {
@@ -210,7 +213,7 @@ func madeResult() *Result {
 	}
 	return &Result{
 		Agent: "0.0.0", Models: []string{"pull", "push"}, Keylime: "7.0.0",
-		Cases: []Case{{Group: "a", Name: "alike"}, {Group: "a", Name: "why|_x_", Reason: "so"}, {Group: "b", Name: "odd"}, {Group: "b", Name: "old",
+		Cases: []Case{{Group: "a", Name: "alike"}, {Group: "a", Name: "why|_x_", Reason: longReason}, {Group: "b", Name: "odd"}, {Group: "b", Name: "old",
 			Reason: "once"}},
 		Own:      Observations{"a: alike": answer(200), "a: why|_x_": answer(1), "b: odd": {End: "closed", Note: "after 1 s"}, "b: old": answer(3)},
 		Other:    Observations{"a: alike": {Answers: answer(200).Answers, Note: "n"}, "a: why|_x_": answer(2), "b: odd": answer(5), "b: old": answer(3)},
@@ -226,7 +229,7 @@ func madeResult() *Result {
 func TestDifferences(t *testing.T) {
 	r := madeResult()
 	want := []Difference{
-		{Case: "a: why|_x_", Own: "1 nothing", Other: "2 nothing", Reason: "so"},
+		{Case: "a: why|_x_", Own: "1 nothing", Other: "2 nothing", Reason: longReason},
 		{Case: "b: odd", Own: "closed", Other: "5 nothing"},
 		{Case: "b: old", Own: "3 nothing", Other: "3 nothing", Reason: "once", Stale: true},
 		{Case: "verdict: bad", Own: "it starts; Failed, FAIL, x.y (severity 6)", Other: "Failed, FAIL"},
@@ -247,7 +250,7 @@ func TestMarkdown(t *testing.T) {
 	text := out.String()
 	for _, want := range []string{
 		"`keylime_agent` and `keylime_push_model_agent` 0.0.0, with Keylime 7.0.0.", "**7 cases: 4 alike, 3 different.**",
-		"| so. | a: why\\|\\_x\\_ |\n", "| **Unexplained**. | b: odd<br>verdict: bad |\n", "| **No difference any more**, but: once. | b: old |\n",
+		"| " + longReason + ". | a: why\\|\\_x\\_ |\n", "| **Unexplained**. | b: odd<br>verdict: bad |\n", "| **No difference any more**, but: once. | b: old |\n",
 		"## A\n\n| case | both |\n|---|---|\n| alike | 200 nothing |\n", "| odd | **own:** closed (after 1 s)<br>**Rust:** 5 nothing |\n",
 		"## The verifier's verdicts\n\n| case | both |\n|---|---|\n| good | Get Quote, PASS |\n",
 		"## The verifier's verdicts in the push model\n\n| case | both |\n|---|---|\n| good | PASS; payload: nothing |\n",

@@ -148,7 +148,7 @@ func (r *Result) writeDifferences(out io.Writer) {
 	}
 	fmt.Fprint(out, "| why | cases |\n|---|---|\n")
 	for _, why := range whys {
-		fmt.Fprintf(out, "| %s. | %s |\n", cell(why), strings.Join(by[why], "<br>"))
+		fmt.Fprintf(out, "| %s. | %s |\n", escaped(why), strings.Join(by[why], "<br>"))
 	}
 }
 
@@ -165,6 +165,11 @@ func cell(text string) string {
 	if r := []rune(text); len(r) > most {
 		text = string(r[:most]) + "…"
 	}
+	return escaped(text)
+}
+
+// escaped is a text as Markdown shows it in a table; bold and line breaks stay what they are.
+func escaped(text string) string {
 	text = strings.NewReplacer("\\", `\\`, "|", `\|`, "\n", " ", "*", `\*`, "_", `\_`, "<", "&lt;").Replace(text)
 	return strings.ReplaceAll(strings.ReplaceAll(text, `\*\*`, "**"), "&lt;br>", "<br>")
 }
