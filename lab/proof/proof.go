@@ -101,11 +101,17 @@ func Fired(ctx context.Context, t Target, f control.Fault, since control.Mark) (
 	return p, nil
 }
 
-// markTimeout bounds each question of a mark; a service that is down must not hold it up.
-const markTimeout = 2 * time.Second
+// markTimeout bounds each question to a service; one that is down must not hold a mark up. processTimeout bounds what the substrate itself is asked: without an
+// answer no restart could be proved later, so that a busy machine gets its time.
+const (
+	markTimeout    = 2 * time.Second
+	processTimeout = 20 * time.Second
+)
 
 // Mark counts what later proofs compare with. What cannot be asked now, such as a verifier that is down, is left out.
 func Mark(ctx context.Context, t Target) control.Mark {
+	long, cancelLong := context.WithTimeout(ctx, processTimeout)
+	defer cancelLong()
 	ctx, cancel := context.WithTimeout(ctx, markTimeout)
 	defer cancel()
 	m := control.Mark{Time: time.Now(), Ingress: t.Plan().Keylime.Ingress, Arrivals: map[string]uint64{}, Processes: map[string]string{}, Logs: map[string]int64{}}
@@ -147,7 +153,7 @@ func Mark(ctx context.Context, t Target) control.Mark {
 	})
 	for _, name := range []string{plan.Registrar, plan.Verifier, plan.Ingress} {
 		ask(func() (func(), error) {
-			p, err := t.ServiceProcess(ctx, name)
+			p, err := t.ServiceProcess(long, name)
 			return func() { m.Processes[name] = p.ID }, err
 		})
 	}
@@ -161,7 +167,7 @@ func Mark(ctx context.Context, t Target) control.Mark {
 	}
 	for _, n := range nodes {
 		ask(func() (func(), error) {
-			p, err := t.AgentProcess(ctx, n.Name)
+			p, err := t.AgentProcess(long, n.Name)
 			return func() { m.Processes[n.Name] = p.ID }, err
 		})
 		ask(func() (func(), error) {
