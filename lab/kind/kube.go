@@ -158,6 +158,10 @@ func (k *kube) pods(ctx context.Context, namespace, selector string) ([]corev1.P
 // hopeless is how many restarts a container may need: some end when what they ask for is not there yet.
 const hopeless = 3
 
+// imagePatience is how long a pod may lack an image: a node puts keylab's into its store by itself, while kind starts its containerd anew beside that. A kubelet
+// that was faster asks again after 10, 20 and 40 s.
+const imagePatience = 2 * time.Minute
+
 // crashed shows the last words of a container that does not stay up; nil when none is in that state.
 func (k *kube) crashed(ctx context.Context, pod corev1.Pod) error {
 	for _, s := range append(append([]corev1.ContainerStatus(nil), pod.Status.InitContainerStatuses...), pod.Status.ContainerStatuses...) {
@@ -172,6 +176,9 @@ func (k *kube) crashed(ctx context.Context, pod corev1.Pod) error {
 			}
 			return fleet.Hopeless(fmt.Errorf("container %s of pod %s/%s does not stay up (%s): %s\nthe end of its log:\n%s", s.Name, pod.Namespace, pod.Name, w.Reason, w.Message, indent(k.podLogTail(ctx, pod, s.Name))))
 		case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName":
+			if w.Reason != "InvalidImageName" && (pod.Status.StartTime == nil || time.Since(pod.Status.StartTime.Time) < imagePatience) {
+				continue
+			}
 			return fleet.Hopeless(fmt.Errorf("container %s of pod %s/%s cannot start (%s): %s", s.Name, pod.Namespace, pod.Name, w.Reason, w.Message))
 		}
 	}
