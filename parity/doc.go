@@ -1,5 +1,5 @@
-// Package parity shows that keylab's own agent behaves as a real one does. It brings up one lab with agents of both kinds, sends both the
-// same requests on the same way (from the tenant's host, by router and ingress, with a client certificate of Keylime's CA), does the same
+// Package parity shows that keylab's own agent behaves as a real one does. It brings up labs with agents of both kinds, one for each model and one whose
+// verifier tells agents of those that failed, sends both the same requests on the same way (from the tenant's host, by router and ingress, with a client certificate of Keylime's CA), does the same
 // to both machines, and compares what comes back and what the real verifier makes of it.
 //
 //	result, err := parity.Run(ctx, parity.Options{Agent: "/usr/local/bin/keylime_agent", Version: "0.2.9"})

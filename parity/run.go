@@ -76,7 +76,7 @@ type Result struct {
 	Judged   map[string][2]Verdict // own, other, by VerdictCase.ID
 }
 
-// Run brings a lab up for each model, does everything to both agents, and takes the lab down. It needs what a lab needs, takes some minutes, and points
+// Run brings a lab up for each stage, does everything to both agents, and takes the lab down. It needs what a lab needs, takes some minutes, and points
 // the environment variable KEYLAB_STATE_DIR of this process to a folder of its own. The error is about the run; differences are in the
 // result.
 func Run(ctx context.Context, o Options) (result *Result, err error) {
