@@ -76,7 +76,7 @@ func kindSteps(p Plan) []Step {
 	list := []Step{
 		{StepImages, nil, "container images, source " + k.ImageSource},
 		{StepEKCA, nil, "the fake EK CA and its tpm_cert_store"},
-		{StepConfig, nil, "mTLS certificates and configuration of the services"},
+		{StepConfig, []string{StepImages}, "mTLS certificates and configuration of the services"},
 		{StepNetwork, []string{StepImages}, "Docker networks, and the router between them"},
 		{StepDNS, []string{StepNetwork}, "DNS servers of both networks"},
 		{StepRegistrar, services(StepNetwork), "Keylime registrar on " + p.Keylime.Registrar.String() + " and " + p.Keylime.RegistrarTLS.String()},
