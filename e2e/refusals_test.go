@@ -17,23 +17,6 @@ import (
 	"keylab.dev/keylab/lab/plan"
 )
 
-// A stranger's CA on one worker: refused by name, the others attested.
-func TestStranger(t *testing.T) {
-	l := newLab(t, "e2e-stranger", 42, "nodes:\n- name: good\n- name: bad\n  ek: {issuer: stranger}\n")
-	l.up()
-	states := map[string]string{}
-	for _, n := range l.status().Nodes {
-		states[n.Name] = n.State
-		if n.Name == "bad" && !strings.Contains(n.Detail, "EK") {
-			t.Errorf("the refusal does not say why: %q", n.Detail)
-		}
-	}
-	if states["good"] != "attested" || states["bad"] != "refused" {
-		t.Errorf("states %v", states)
-	}
-	wantOnly(t, failed(l.verify()), "bad")
-}
-
 // inCluster are the steps that change nothing outside of the cluster's nodes: what there is to take away after them is what there was before.
 var inCluster = []string{plan.StepNodes, plan.StepLoadBalancer, plan.StepIngress, plan.StepAgents, plan.StepAgent, plan.StepEnrol, plan.StepAttest}
 

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Image is one artifact that a local build makes, or one official image.
+// Image is one artifact that a local build makes, or one that others publish.
 type Image struct {
 	Name      string `json:"name"`
 	Version   string `json:"version"`
@@ -18,7 +18,7 @@ type Image struct {
 	Manifest  string `json:"manifest,omitempty"`  // path: what went into it
 }
 
-// List tells which artifacts a local build is made of, or which official images there are, and which of them are there.
+// List tells which artifacts a local build is made of, or which images others publish, and which of them are there.
 func List(ctx context.Context, o Options) ([]Image, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -27,11 +27,12 @@ func List(ctx context.Context, o Options) ([]Image, error) {
 	l := local{&store{dir: o.CacheDir, log: o.Log}, o}
 	var list []Image
 	if o.Source == SourceRegistry {
-		official := o.official()
-		for _, part := range sortedKeys(official) {
-			name, version, _ := strings.Cut(official[part], ":")
-			i := Image{Name: name, Version: version, Reference: official[part]}
-			if info, err := o.Docker.ImageInspect(ctx, official[part]); err == nil {
+		published := o.published()
+		for _, part := range sortedKeys(published) {
+			ref := published[part]
+			colon := strings.LastIndex(ref, ":") // a registry's name may have one of its own
+			i := Image{Name: ref[:colon], Version: ref[colon+1:], Reference: ref}
+			if info, err := o.Docker.ImageInspect(ctx, ref); err == nil {
 				i.Loaded, i.Size = true, info.Size
 			}
 			list = append(list, i)

@@ -14,9 +14,9 @@ import (
 	"github.com/docker/docker/client"
 )
 
-// official are the images' official names.
-func (o Options) official() map[string]string {
-	return map[string]string{
+// published are the names of the images that others publish: the official ones, or those of the mirror.
+func (o Options) published() map[string]string {
+	names := map[string]string{
 		"node":               "docker.io/kindest/node:" + o.Kubernetes,
 		"registrar":          "quay.io/keylime/keylime_registrar:v" + o.Keylime,
 		"verifier":           "quay.io/keylime/keylime_verifier:v" + o.Keylime,
@@ -24,6 +24,12 @@ func (o Options) official() map[string]string {
 		"metallb-controller": "quay.io/metallb/controller:" + metalLBVersion,
 		"metallb-speaker":    "quay.io/metallb/speaker:" + metalLBVersion,
 	}
+	if o.Registry != "" {
+		for part, name := range names {
+			names[part] = mirrored(name, o.Registry)
+		}
+	}
+	return names
 }
 
 // mirrored is an official name at a mirror: its registry's name makes room for the mirror's.
@@ -72,24 +78,14 @@ func answers(ctx context.Context, host string) error {
 	return nil
 }
 
-// pull has Docker pull the official images. Tools and Proxy, which nobody publishes, are built here.
+// pull has Docker pull the published images. Tools and Proxy, which nobody publishes, are built here.
 func (l local) pull(ctx context.Context) (Set, error) {
 	var set Set
-	refs := map[string]string{}
-	for part, name := range l.o.official() {
-		from := name
-		if l.o.Registry != "" {
-			from = mirrored(name, l.o.Registry)
-		}
-		if err := l.pullOne(ctx, from); err != nil {
+	refs := l.o.published()
+	for _, part := range sortedKeys(refs) {
+		if err := l.pullOne(ctx, refs[part]); err != nil {
 			return set, err
 		}
-		if from != name {
-			if err := l.o.Docker.ImageTag(ctx, from, name); err != nil {
-				return set, fmt.Errorf("name image %s %s: %w", from, name, err)
-			}
-		}
-		refs[part] = name
 	}
 	tools := l.tools()
 	if _, ok := l.manifest(tools); !ok {

@@ -1,15 +1,13 @@
 package images
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,47 +17,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-)
 
-// registry is Debian's docker-registry on the loopback.
-func registry(t *testing.T) (address string) {
-	t.Helper()
-	if _, err := exec.LookPath("docker-registry"); err != nil {
-		t.Skipf("docker-registry is not installed: %v", err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address = l.Addr().String()
-	l.Close()
-	dir := t.TempDir()
-	config := filepath.Join(dir, "config.yml")
-	text := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %s}\n", filepath.Join(dir, "data"), address)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var said bytes.Buffer
-	cmd := exec.Command("docker-registry", "serve", config)
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // killed
-	})
-	deadline := time.Now().Add(30 * time.Second)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for answers(t.Context(), address) != nil {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited 30 s for docker-registry to answer: %s", said.String())
-		}
-		<-tick.C
-	}
-	return address
-}
+	"keylab.dev/keylab/images/registrytest"
+)
 
 func dockerClient(t *testing.T) *client.Client {
 	t.Helper()
@@ -74,20 +34,19 @@ func dockerClient(t *testing.T) *client.Client {
 	return c
 }
 
-// A mirror has the official images under their own paths; they are pulled from there and known by their official names afterwards.
+// A mirror has the official images under their own paths; they are pulled from there, and keep the mirror's names: what Docker knows by the official ones
+// stays what it is.
 func TestRegistry(t *testing.T) {
-	docker, mirror := dockerClient(t), registry(t)
+	docker, mirror := dockerClient(t), registrytest.Start(t)
 	o := Options{Source: SourceRegistry, Registry: mirror, Keylime: "9.9.9", Kubernetes: "v9.9.9", Docker: docker}
 	o, err := o.withDefaults()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, official := range o.official() {
-		push(t, mirrored(official, mirror))
+	for _, ref := range o.published() {
+		push(t, ref)
 		t.Cleanup(func() {
-			for _, ref := range []string{official, mirrored(official, mirror)} {
-				_, _ = docker.ImageRemove(context.Background(), ref, image.RemoveOptions{Force: true}) // it may not have come so far
-			}
+			_, _ = docker.ImageRemove(context.Background(), ref, image.RemoveOptions{Force: true}) // it may not have come so far
 		})
 	}
 	o.CacheDir = cacheOfTests(t)
@@ -95,7 +54,7 @@ func TestRegistry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if set.Source != SourceRegistry || set.Node != "docker.io/kindest/node:v9.9.9" || set.Verifier != "quay.io/keylime/keylime_verifier:v9.9.9" || !set.BuiltInCNI {
+	if set.Source != SourceRegistry || set.Node != mirror+"/kindest/node:v9.9.9" || set.Verifier != mirror+"/keylime/keylime_verifier:v9.9.9" || !set.BuiltInCNI {
 		t.Errorf("set %+v", set)
 	}
 	for _, ref := range []string{set.Node, set.Registrar, set.Verifier, set.Tenant, set.MetalLBController, set.MetalLBSpeaker, set.Tools} {
@@ -105,6 +64,16 @@ func TestRegistry(t *testing.T) {
 	}
 	if !strings.Contains(string(set.MetalLBManifest), set.MetalLBSpeaker) {
 		t.Error("MetalLB's manifest does not name its image")
+	}
+	if _, err := docker.ImageInspect(t.Context(), "kindest/node:v9.9.9"); err == nil {
+		t.Error("Docker knows the mirror's image by its official name")
+	}
+	list, err := List(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if node := (Image{Name: mirror + "/kindest/node", Version: "v9.9.9", Reference: set.Node, Loaded: true}); !slices.ContainsFunc(list, func(i Image) bool { i.Size = 0; return i == node }) {
+		t.Errorf("the list of images does not have the node's: %+v", list)
 	}
 
 	o.Keylime = "0.0.1" // which the mirror does not have
@@ -145,7 +114,7 @@ func cacheOfTests(t *testing.T) string {
 
 // auto takes a registry that answers as one, and says which; else it builds, and says why.
 func TestAuto(t *testing.T) {
-	mirror := registry(t)
+	mirror := registrytest.Start(t)
 	l := local{&store{log: func(string) {}}, Options{Registry: mirror}}
 	if source, why := l.choose(t.Context()); source != SourceRegistry || !strings.Contains(why, mirror) {
 		t.Errorf("with a registry: %s, %q", source, why)
