@@ -10,11 +10,12 @@ import (
 
 // A node that never gets ready: the error says which, and what its kubelet said last. Nothing is left of the lab but its logs.
 func TestNodeNeverReady(t *testing.T) {
+	t.Parallel() // it waits, most of the time
 	kubelet := filepath.Join(t.TempDir(), "kubelet")
 	if err := os.WriteFile(kubelet, []byte("#!/bin/sh\necho 'no kubelet today' >&2\nexit 7\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	l := newLab(t, "e2e-unready", 52, fmt.Sprintf(`timeouts: {ready: 75s}
+	l := newLab(t, "e2e-unready", 52, fmt.Sprintf(`timeouts: {ready: 150s}
 nodes:
 - name: sound
 - name: broken
@@ -25,7 +26,7 @@ nodes:
 		t.Fatalf("the lab is up:\n%s", out)
 	}
 	for _, want := range []string{
-		"not ready within 1m15s (timeouts.ready)", `step "cluster"`, "node broken (container keylab-e2e-unready-worker2): its kubelet does not stay up",
+		"not ready within 2m30s (timeouts.ready)", `step "cluster"`, "node broken (container keylab-e2e-unready-worker2): its kubelet does not stay up",
 		"status=7/", "no kubelet today", "kind's log is ",
 	} {
 		if !strings.Contains(out, want) {
@@ -50,6 +51,7 @@ nodes:
 
 // An agent's pod that ends whenever it is started: the error has the last lines of its log. Nothing is left of the lab but its logs.
 func TestPodCrashes(t *testing.T) {
+	turn(t)
 	needDocker(t)
 	const image = "keylab.test/e2e-crasher:1"
 	tools := strings.Fields(docker(t, "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "keylab.test/tools"))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -38,7 +39,24 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
 		return 1
 	}
+	// Which of these tests run at once is for turn to say: none that waits for its turn keeps another one from its own.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	return m.Run()
+}
+
+// turns has one place: the labs of the tests that take turns are there one after the other. TestLab, which takes as long as they all, runs beside them.
+var turns = make(chan struct{}, 1)
+
+// turn waits until it is this test's, for as long as the test runs.
+func turn(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	turns <- struct{}{}
+	t.Cleanup(func() { <-turns })
 }
 
 // needDocker skips where Docker cannot run, which on CI is a failure.

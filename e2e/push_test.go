@@ -10,7 +10,8 @@ import (
 // The push model on Kubernetes: nothing in the cluster can be reached, all agents are proved by what the verifier has of them, and a node that is
 // restarted goes on.
 func TestPush(t *testing.T) {
-	l := newLab(t, "e2e-push", 52, "nodes: 2\n")
+	turn(t)
+	l := newLab(t, "e2e-push", 56, "nodes: 2\n")
 	text, err := os.ReadFile(l.spec)
 	if err != nil {
 		t.Fatal(err)

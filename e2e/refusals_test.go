@@ -35,6 +35,7 @@ var everyStep = flag.Bool("every-step", false, "kill an up after the steps that 
 // start as far as that step: seconds for those that need no cluster, and about a whole start for the others. Of those that change nothing outside of the
 // cluster's nodes only the last is walked, where Docker must have what it had before the first of them.
 func TestUpKilled(t *testing.T) {
+	turn(t)
 	l := newLab(t, "e2e-killed", 44, "nodes: 1\n")
 	p := l.plan()
 	if len(p.Steps) < 15 {
@@ -178,6 +179,7 @@ func killWhen(l *testLab, now func(step string) bool) (killed bool) {
 
 // Interrupted, an up takes back what it did.
 func TestUpInterrupted(t *testing.T) {
+	turn(t)
 	l := newLab(t, "e2e-interrupted", 46, "nodes: 1\n")
 	cmd := l.command("up", "-f", l.spec, "-v")
 	out, err := cmd.StderrPipe()
@@ -210,6 +212,7 @@ func TestUpInterrupted(t *testing.T) {
 
 // One clear message for what cannot be, and nothing touched.
 func TestRefusals(t *testing.T) {
+	turn(t)
 	l := newLab(t, "e2e-refused", 48, "nodes: 1\n")
 	docker(t, "network", "create", "--subnet", "198.18.49.0/24", "keylab-e2e-taken")
 	t.Cleanup(func() { docker(t, "network", "rm", "keylab-e2e-taken") })

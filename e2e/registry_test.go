@@ -28,6 +28,7 @@ import (
 // keylab builds: the node's brings the network of its pods, which kind sets up, and Keylime is installed for the system's own Python.
 // One of the nodes has an EK certificate of a stranger's CA: it is refused by name, and the other one attested.
 func TestRegistryLab(t *testing.T) {
+	turn(t)
 	needDocker(t)
 	mirror := registrytest.Start(t)
 	l := newLab(t, "e2e-registry", 42, "nodes:\n- name: good\n- name: bad\n  ek: {issuer: stranger}\n")

@@ -11,6 +11,7 @@ import (
 // What the specification says of nodes is so in the cluster: labels, mounts, flows and names that need a node's address, what nodes measure, what is
 // delivered to them, and who is told of them.
 func TestNodesAsSpecified(t *testing.T) {
+	turn(t)
 	dir := t.TempDir()
 	asset := filepath.Join(dir, "asset")
 	if err := os.WriteFile(asset, []byte("seen\n"), 0o644); err != nil {

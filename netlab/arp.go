@@ -107,6 +107,9 @@ func sendARP(socket *os.File, nic *net.Interface, target netip.Addr) error {
 		sent = unix.Sendto(int(fd), packet, 0, to)
 		return !errors.Is(sent, unix.EAGAIN)
 	})
+	if errors.Is(sent, unix.ENOBUFS) { // so the kernel says that the link's queue, such as one that drops all, did not take the packet (packet(7))
+		return errors.New("the question does not leave: the link drops what is sent on it")
+	}
 	return errors.Join(err, os.NewSyscallError("sendto", sent))
 }
 

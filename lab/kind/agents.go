@@ -218,7 +218,9 @@ func (l *Lab) served(ctx context.Context, n plan.Node, nonce string) (int, error
 	if err != nil {
 		return 0, err
 	}
-	text, err := k.typed.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: manifests.ContainerAgent}).DoRaw(ctx)
+	asking, cancel := context.WithTimeout(ctx, kubeletPatience)
+	defer cancel()
+	text, err := k.typed.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: manifests.ContainerAgent}).DoRaw(asking)
 	if err != nil {
 		onNode, nodeErr := l.logOnNode(ctx, n, pod)
 		if nodeErr != nil {
@@ -229,8 +231,11 @@ func (l *Lab) served(ctx context.Context, n plan.Node, nonce string) (int, error
 	return fleet.Served(bytes.NewReader(text), l.planned.Keylime.Push(), nonce)
 }
 
-// logOnNode is the log of an agent's pod as it lies on its node, for when the node's kubelet does not run, which Kubernetes asks for logs. Every line begins with
-// time, stream and a tag, which are left out (CRI logging, kubernetes/design-proposals-archive, node/kubelet-cri-logging.md).
+// kubeletPatience is how long a node's kubelet may take to give a log: a third of what there is for all.
+const kubeletPatience = probeTimeout / 3
+
+// logOnNode is the log of an agent's pod as it lies on its node, for when the node's kubelet, which Kubernetes asks for logs, does not run or cannot be reached.
+// Every line begins with time, stream and a tag, which are left out (CRI logging, kubernetes/design-proposals-archive, node/kubelet-cri-logging.md).
 func (l *Lab) logOnNode(ctx context.Context, n plan.Node, pod *corev1.Pod) (string, error) {
 	dir := fmt.Sprintf("/var/log/pods/%s_%s_%s/%s", pod.Namespace, pod.Name, pod.UID, manifests.ContainerAgent)
 	return l.execOutput(ctx, n.KubernetesName, "sh", "-c", `cut -d " " -f 4- "$0"/*.log`, dir)
