@@ -137,6 +137,14 @@ func podIP(l *testLab, node string) string {
 func podDeleted(l *testLab) {
 	t := l.t
 	before, old := l.node("node-1"), podIP(l, "node-1")
+	read := l.following("node-1")
+	starts := func() int { return strings.Count(read(), "registered and listening") }
+	await(t, "the log to be followed", func() string {
+		if starts() == 1 {
+			return ""
+		}
+		return fmt.Sprintf("it has %d starts of the agent", starts())
+	})
 	l.kubectl("-n", "keylab-agents", "delete", "pod", "-l", "keylab.dev/node=node-1")
 	await(t, "another pod, which the verifier asks", func() string {
 		n := l.node("node-1")
@@ -152,7 +160,42 @@ func podDeleted(l *testLab) {
 	if n := l.node("node-1"); n.UUID != before.UUID || n.Hostname != before.Hostname {
 		t.Errorf("it is another agent now: %+v, before %+v", n, before)
 	}
+	await(t, "the log to go on with the other pod's", func() string {
+		if starts() == 2 {
+			return ""
+		}
+		return fmt.Sprintf("it has %d starts of the agent", starts())
+	})
 	l.passes()
+}
+
+// following runs `keylab logs --follow` until the end of the test, and returns how to read what it has printed.
+func (l *testLab) following(component string) (read func() string) {
+	l.t.Helper()
+	path := filepath.Join(l.t.TempDir(), "followed")
+	out, err := os.Create(path)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	cmd := l.command("logs", "--lab", l.name, "--follow", component)
+	cmd.Stdout = out
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	out.Close() // the command has its own
+	l.t.Cleanup(func() {
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			l.t.Errorf("end keylab logs: %v", err)
+		}
+		_ = cmd.Wait() // interrupted
+	})
+	return func() string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		return string(text)
+	}
 }
 
 // askAgain does what an operator would for a node that was away for longer than the verifier's retries. It may be away still, and is asked again later.

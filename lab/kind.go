@@ -136,3 +136,13 @@ func (l *Lab) CollectLogs(ctx context.Context) error {
 	defer k.Close()
 	return k.CollectLogs(ctx)
 }
+
+// FollowLogs has the logs of these components and nodes grow in the lab's folder until ctx ends; where a lab writes them there itself there is nothing to do.
+func (l *Lab) FollowLogs(ctx context.Context, names []string) error {
+	k, err := l.kind()
+	if err != nil || k == nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { k.Close() })
+	return k.FollowLogs(ctx, names)
+}

@@ -39,6 +39,11 @@ func newLogs(s streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if follow {
+				if err := l.FollowLogs(c.Context(), names); err != nil {
+					return err
+				}
+			}
 			return printLogs(c.Context(), s.out, l, names, follow)
 		},
 	}

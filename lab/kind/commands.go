@@ -3,14 +3,10 @@ package kind
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 
-	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/pkg/stdcopy"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"keylab.dev/keylab/lab/control"
@@ -110,56 +106,4 @@ func (l *Lab) Objects() ([]runtime.Object, error) {
 		list = append(list, manifests.Labels(m)...)
 	}
 	return append(list, manifests.Agents(m)...), nil
-}
-
-// CollectLogs writes what the lab's containers and agents have printed into the lab's folder, one file for each.
-func (l *Lab) CollectLogs(ctx context.Context) error {
-	containers, err := l.running(ctx)
-	if err != nil {
-		return err
-	}
-	for name, c := range containers {
-		part := c.Labels[LabelPart]
-		if part == "" || part == plan.Tenant { // the tenant's own log is written by who runs it
-			continue
-		}
-		if err := l.collect(ctx, name, part); err != nil {
-			return err
-		}
-	}
-	k, err := l.cluster()
-	if err != nil {
-		return nil // there is none yet
-	}
-	for _, n := range l.planned.Nodes {
-		pod, err := l.agentPod(ctx, n)
-		if err != nil {
-			continue
-		}
-		text, err := k.typed.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: manifests.ContainerAgent}).DoRaw(ctx)
-		if err != nil {
-			continue // it has not started
-		}
-		if err := os.WriteFile(l.dir.Log(n.Name), text, 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (l *Lab) collect(ctx context.Context, name, part string) error {
-	r, err := l.docker.ContainerLogs(ctx, name, container.LogsOptions{ShowStdout: true, ShowStderr: true})
-	if err != nil {
-		return fmt.Errorf("read the log of container %s: %w", name, err)
-	}
-	defer r.Close()
-	f, err := os.OpenFile(l.dir.Log(part), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("write the log of %s: %w", part, err)
-	}
-	defer f.Close()
-	if _, err := stdcopy.StdCopy(f, f, r); err != nil {
-		return fmt.Errorf("read the log of container %s: %w", name, err)
-	}
-	return nil
 }
