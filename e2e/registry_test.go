@@ -156,7 +156,7 @@ func defaultCNI(t *testing.T, p plan.Plan) []byte {
 	sum := sha256.Sum256(data)
 	objects := manifests.System(manifests.Lab{
 		Name: p.Lab, SystemNamespace: metav1.NamespaceSystem, KeylabImage: "keylab.test/keylab:" + hex.EncodeToString(sum[:8]),
-		APIServer: "https://" + p.Kubernetes.ControlPlane + ":6443", PodCIDR: p.Kubernetes.PodCIDR, InstallCNI: true,
+		APIServer: "https://" + p.Kubernetes.ControlPlane + ":6443", PodCIDR: p.Kubernetes.PodCIDR, ServiceCIDR: p.Kubernetes.ServiceCIDR, InstallCNI: true,
 	})
 	objects = slices.DeleteFunc(objects, func(o runtime.Object) bool {
 		named, ok := o.(metav1.Object)

@@ -22,14 +22,15 @@ type Lab struct {
 	Registrar       netip.AddrPort
 	// Verifier is where agents of the push model send their evidence; invalid: the verifier asks them. Interval is the time between two attestations
 	// where the verifier names none, in whole seconds.
-	Verifier   netip.AddrPort
-	Interval   time.Duration
-	APIServer  string // URL, for what must reach it before the pods' network is there
-	PodCIDR    netip.Prefix
-	InstallCNI bool     // the node image brings no network for pods
-	ClientCA   []byte   // PEM: who may ask the agents (Keylime's cv_ca)
-	AgentAPI   []string // versions of the API that agents may speak; empty: all they know
-	Nodes      []Node
+	Verifier    netip.AddrPort
+	Interval    time.Duration
+	APIServer   string // URL, for what must reach it before the pods' network is there
+	PodCIDR     netip.Prefix
+	ServiceCIDR netip.Prefix
+	InstallCNI  bool     // the node image brings no network for pods
+	ClientCA    []byte   // PEM: who may ask the agents (Keylime's cv_ca)
+	AgentAPI    []string // versions of the API that agents may speak; empty: all they know
+	Nodes       []Node
 }
 
 // Node is one node's agent.

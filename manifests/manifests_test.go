@@ -54,7 +54,7 @@ func testLab(name string, nodes int) manifests.Lab {
 		Name: name, AgentNamespace: "keylab-agents", SystemNamespace: "keylab-system", IngressClass: manifests.ClassKeylab,
 		LoadBalancer: netip.MustParseAddr("198.18.20.200"), KeylabImage: "keylab.test/keylab:test", ProxyImage: "keylab.test/haproxy:test",
 		Registrar: netip.MustParseAddrPort("198.18.10.11:8890"), APIServer: "https://keylab-" + name + "-control-plane:6443",
-		PodCIDR: netip.MustParsePrefix("198.19.0.0/16"), InstallCNI: true, ClientCA: []byte("certificate of the CA\n"),
+		PodCIDR: netip.MustParsePrefix("198.19.0.0/16"), ServiceCIDR: netip.MustParsePrefix("198.18.96.0/20"), InstallCNI: true, ClientCA: []byte("certificate of the CA\n"),
 	}
 	for i := 1; i <= nodes; i++ {
 		l.Nodes = append(l.Nodes, testNode(name, i))

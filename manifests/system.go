@@ -68,7 +68,7 @@ func (l Lab) podNetwork() *appsv1.DaemonSet {
 		Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 		Containers: []corev1.Container{{
 			Name: "podnet", Image: l.KeylabImage, ImagePullPolicy: corev1.PullIfNotPresent,
-			Command: inContainer("podnet", "--node", "$(NODE_NAME)", "--pod-cidr", l.PodCIDR.String(), "--api-server", l.APIServer),
+			Command: inContainer("podnet", "--node", "$(NODE_NAME)", "--pod-cidr", l.PodCIDR.String(), "--service-cidr", l.ServiceCIDR.String(), "--api-server", l.APIServer),
 			Env:     []corev1.EnvVar{field("NODE_NAME", "spec.nodeName")},
 			SecurityContext: &corev1.SecurityContext{ReadOnlyRootFilesystem: ptr(true),
 				Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"NET_ADMIN", "DAC_OVERRIDE"}}},

@@ -98,28 +98,50 @@ func setRoutes(cluster netip.Prefix, want map[netip.Prefix]netip.Addr) error {
 	return errors.Join(errs...)
 }
 
-// masquerade makes what pods send out of the cluster leave as their node, in a table of its own that is replaced as a whole.
-func masquerade(pods netip.Prefix) error {
+// setRules makes what pods send out of the cluster leave as their node, and refuses what is sent to services and was led to no pod, in a table of its own
+// that is replaced as a whole.
+//
+// Such packets are there until kube-proxy has made its rules. Without an answer who sent them would wait for half a minute, as client-go does: all that comes
+// after the first packet of a connection goes the way of that (nf_conntrack), also when the rules are there.
+func setRules(pods, services netip.Prefix) error {
 	c, err := nftables.New()
 	if err != nil {
-		return fmt.Errorf("masquerade: %w", err)
+		return fmt.Errorf("rules of the pods' network: %w", err)
 	}
 	table := &nftables.Table{Name: "keylab-podnet", Family: nftables.TableFamilyIPv4}
 	c.AddTable(table)
 	c.DelTable(table)
 	c.AddTable(table)
-	chain := c.AddChain(&nftables.Chain{Name: "postrouting", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
 	const offsetSource, offsetDestination = 12, 16 // in the IPv4 header (RFC 791, section 3.1)
+	leaving := c.AddChain(&nftables.Chain{Name: "postrouting", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
 	rule := append(address(offsetSource, pods, expr.CmpOpEq), address(offsetDestination, pods, expr.CmpOpNeq)...)
 	rule = append(rule, &expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
 		&expr.Masq{})
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rule})
+	c.AddRule(&nftables.Rule{Table: table, Chain: leaving, Exprs: rule})
+	if services.IsValid() {
+		for name, hook := range map[string]*nftables.ChainHook{"forward": nftables.ChainHookForward, "output": nftables.ChainHookOutput} {
+			chain := c.AddChain(&nftables.Chain{Name: name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter})
+			// TCP by its own means: of ICMP the kernel sends a host only so much (icmp(7), icmp_ratelimit).
+			for _, refuse := range [][]expr.Any{
+				{
+					&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+					&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
+				},
+				{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: portUnreachable}},
+			} {
+				c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(address(offsetDestination, services, expr.CmpOpEq), refuse...)})
+			}
+		}
+	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("masquerade what pods send out of %s: %w", pods, err)
+		return fmt.Errorf("rules of the pods' network %s: %w", pods, err)
 	}
 	return nil
 }
+
+// portUnreachable is the code of the ICMP message by which a datagram is refused (RFC 792).
+const portUnreachable = 3
 
 // address compares an address of the packet with a prefix.
 func address(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -27,6 +28,7 @@ import (
 // The tests' cluster: this node, and its peers on the same network.
 var (
 	allPods  = netip.MustParsePrefix("198.19.0.0/16")
+	services = netip.MustParsePrefix("198.18.96.0/20")
 	ownPod   = netip.MustParseAddr("198.19.0.5")
 	ownNode  = netip.MustParseAddr("198.18.20.10")
 	peerNode = netip.MustParseAddr("198.18.20.11")
@@ -133,7 +135,9 @@ func start(t *testing.T, client *fake.Clientset) (dir string, stop func()) {
 	dir = t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, Config{Node: ownName, PodCIDR: allPods, CNIDir: dir}, client) }()
+	go func() {
+		done <- run(ctx, Config{Node: ownName, PodCIDR: allPods, ServiceCIDR: services, CNIDir: dir}, client)
+	}()
 	ended := false
 	stop = func() {
 		if ended {
@@ -309,6 +313,66 @@ func TestMasquerade(t *testing.T) {
 		} else if got != c.seenFrom {
 			t.Errorf("%s: seen as %s; want %s", c.what, got, c.seenFrom)
 		}
+	}
+}
+
+// What asks a service is refused at once while kube-proxy has no rules yet, so that it asks again, and is let through as soon as it has.
+func TestServicesBeforeKubeProxy(t *testing.T) {
+	far := cable(t)
+	client := fake.NewClientset(node(ownName, "198.19.0.0/24", ownNode.String()), peer(1))
+	start(t, client)
+	wantRoute(t, "198.19.1.0/24", peerNode)
+	must(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644))
+	service := netip.MustParseAddrPort("198.18.96.1:443")
+	dial := func() error {
+		c, err := net.DialTimeout("tcp4", service.String(), 10*time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	if err := dial(); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("from this node: %v; want it refused", err)
+	}
+	var forwarded error
+	inThread(t, func() error {
+		if err := netns.Set(far); err != nil {
+			return err
+		}
+		if err := netlink.RouteAdd(&netlink.Route{Dst: ipNet(services), Gw: ownNode.AsSlice()}); err != nil {
+			return err
+		}
+		forwarded = dial()
+		return nil
+	})
+	if !errors.Is(forwarded, unix.ECONNREFUSED) {
+		t.Errorf("by way of this node: %v; want it refused", forwarded)
+	}
+
+	inThread(t, func() error {
+		if err := netns.Set(far); err != nil {
+			return err
+		}
+		l, err := net.Listen("tcp4", netip.AddrPortFrom(outside, service.Port()).String())
+		if err == nil {
+			t.Cleanup(func() { l.Close() })
+		}
+		return err
+	})
+	c, err := nftables.New()
+	must(t, err)
+	table := c.AddTable(&nftables.Table{Name: "as-kube-proxy", Family: nftables.TableFamilyIPv4})
+	t.Cleanup(func() {
+		c.DelTable(table)
+		must(t, c.Flush())
+	})
+	chain := c.AddChain(&nftables.Chain{Name: "output", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
+	rule := append(address(16, netip.PrefixFrom(service.Addr(), 32), expr.CmpOpEq), &expr.Immediate{Register: 1, Data: outside.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1})
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rule})
+	must(t, c.Flush())
+	if err := dial(); err != nil {
+		t.Errorf("with kube-proxy's rules: %v", err)
 	}
 }
 

@@ -18,11 +18,12 @@ import (
 
 // Config says which node this is.
 type Config struct {
-	Node      string       // name of its Kubernetes object
-	PodCIDR   netip.Prefix // the whole cluster's
-	APIServer string       // URL; empty: the service's address, which needs kube-proxy
-	CNIDir    string       // default /etc/cni/net.d
-	Log       *slog.Logger
+	Node        string       // name of its Kubernetes object
+	PodCIDR     netip.Prefix // the whole cluster's
+	ServiceCIDR netip.Prefix // where the addresses of services are
+	APIServer   string       // URL; empty: the service's address, which needs kube-proxy
+	CNIDir      string       // default /etc/cni/net.d
+	Log         *slog.Logger
 }
 
 // Run keeps the node's part of the pods' network until ctx ends. Routes and rules then stay, so that a restart cuts nothing.
@@ -51,7 +52,7 @@ func run(ctx context.Context, c Config, client kubernetes.Interface) error {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := masquerade(c.PodCIDR); err != nil {
+	if err := setRules(c.PodCIDR, c.ServiceCIDR); err != nil {
 		return err
 	}
 	factory := informers.NewSharedInformerFactory(client, resync)

@@ -36,7 +36,7 @@ func (l *Lab) objects() (manifests.Lab, error) {
 		Name: l.planned.Lab, AgentNamespace: k.AgentNamespace, SystemNamespace: k.SystemNamespace, IngressClass: k.IngressClass,
 		LoadBalancer: l.plan().Keylime.Ingress.Addr(), KeylabImage: l.known().Image, ProxyImage: cmp.Or(l.images().Proxy, l.images().Tools),
 		Registrar: l.planned.Keylime.Registrar, APIServer: "https://" + net.JoinHostPort(k.ControlPlane, "6443"),
-		AgentAPI: keylime.AgentAPIVersions(l.planned.Keylime.Version), PodCIDR: k.PodCIDR, InstallCNI: !l.images().BuiltInCNI,
+		AgentAPI: keylime.AgentAPIVersions(l.planned.Keylime.Version), PodCIDR: k.PodCIDR, ServiceCIDR: k.ServiceCIDR, InstallCNI: !l.images().BuiltInCNI,
 	}
 	if push := l.planned.Keylime; push.Push() {
 		m.Verifier, m.Interval = push.Verifier, time.Duration(push.QuoteInterval)

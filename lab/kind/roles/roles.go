@@ -113,12 +113,16 @@ func podNetwork(ctx context.Context, args []string, log *slog.Logger) error {
 	f.StringVar(&c.Node, "node", "", "name of this node")
 	f.StringVar(&c.APIServer, "api-server", "", "URL of the API server")
 	pods := f.String("pod-cidr", "", "the pods' addresses")
+	services := f.String("service-cidr", "", "the services' addresses")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
 	var err error
 	if c.PodCIDR, err = netip.ParsePrefix(*pods); err != nil {
 		return fmt.Errorf("--pod-cidr: %w", err)
+	}
+	if c.ServiceCIDR, err = netip.ParsePrefix(*services); err != nil {
+		return fmt.Errorf("--service-cidr: %w", err)
 	}
 	return podnet.Run(ctx, c)
 }
