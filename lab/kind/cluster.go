@@ -33,7 +33,11 @@ func (l *Lab) Kubeconfig() string { return filepath.Join(l.dir.Path, "kubeconfig
 // clusterConfig is the cluster in kind's own terms.
 func (l *Lab) clusterConfig() (*v1alpha4.Cluster, error) {
 	k := l.planned.Kubernetes
-	shared, err := l.nodeMounts()
+	first, err := l.nodeMounts(false)
+	if err != nil {
+		return nil, err
+	}
+	shared, err := l.nodeMounts(true)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +46,7 @@ func (l *Lab) clusterConfig() (*v1alpha4.Cluster, error) {
 		Networking: v1alpha4.Networking{
 			DisableDefaultCNI: !l.images().BuiltInCNI, PodSubnet: k.PodCIDR.String(), ServiceSubnet: k.ServiceCIDR.String(),
 		},
-		Nodes: []v1alpha4.Node{{Role: v1alpha4.ControlPlaneRole, ExtraMounts: shared}},
+		Nodes: []v1alpha4.Node{{Role: v1alpha4.ControlPlaneRole, ExtraMounts: first}},
 		// Where the machine itself lacks CAP_SYS_RESOURCE, a container's oom_score_adj cannot be lowered.
 		ContainerdConfigPatches: []string{"[plugins.\"io.containerd.grpc.v1.cri\"]\n  restrict_oom_score_adj = true\n"},
 		KubeadmConfigPatches:    []string{briskControlPlane, briskKubelet},
@@ -83,14 +87,17 @@ func (l *Lab) workerLabels(n plan.Node) map[string]string {
 const (
 	// Controllers are started one after the other, and ask the API server so much that its client holds them up, at twenty questions a second; kubeadm join asks
 	// for what one of them makes (the signature of cluster-info), and again only after five seconds. Controllers and scheduler ask for the lead before the API
-	// server lets them, and then not again for two seconds, though there is nobody else.
+	// server lets them, and then not again for two seconds, though there is nobody else. A claim to a volume whose binding fails once, as it does when somebody
+	// else changes the volume at that moment, is looked at again only after fifteen seconds.
 	briskControlPlane = `kind: ClusterConfiguration
-controllerManager: {extraArgs: {kube-api-qps: "200", kube-api-burst: "400", leader-elect-retry-period: 500ms}}
+controllerManager: {extraArgs: {kube-api-qps: "200", kube-api-burst: "400", pvclaimbinder-sync-period: 1s, leader-elect-retry-period: 500ms}}
 scheduler: {extraArgs: {leader-elect-retry-period: 500ms}}
 `
-	// A node says that it has TPMs to give with its next status, which is due every ten seconds.
+	// A node says that it has TPMs to give with its next status, which is due every ten seconds. What a pod mounts is asked for when it is mounted: a kubelet that
+	// watches it gives a new watch one second, and begins anew.
 	briskKubelet = `kind: KubeletConfiguration
 nodeStatusUpdateFrequency: 1s
+configMapAndSecretChangeDetectionStrategy: Get
 `
 )
 
@@ -151,6 +158,7 @@ func (u *up) startCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	close(u.answers)
 	if err := u.learnAddresses(ctx); err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
 )
 
 // Every node sees keylab, its image, and the service that loads the image before the kubelet looks for it.
@@ -36,10 +38,17 @@ func TestNodeMounts(t *testing.T) {
 		if at[keylabPath] != l.program || at[nodeImage] != l.imageArchive {
 			t.Errorf("node %d sees %v", i, at)
 		}
-		for path, want := range map[string]string{
-			"/etc/systemd/system/keylab-images.service":                   "Before=kubelet.service",
+		wants := map[string]string{
+			"/etc/systemd/system/keylab-images.service":                   "images import",
 			"/etc/systemd/system/containerd.service.d/keylab-images.conf": "Wants=keylab-images.service",
-		} {
+			"/etc/systemd/system/keylab-cgroups.service":                  "keylab-held",
+			"/etc/systemd/system/kubelet.service.d/keylab-cgroups.conf":   "Wants=keylab-cgroups.service",
+		}
+		if n.Role == v1alpha4.WorkerRole {
+			wants["/etc/systemd/system/kubelet.service.d/keylab-images.conf"] = "systemctl start keylab-images.service"
+			wants["/etc/systemd/system/keylab-images.service"] = "/dev/tcp/" + l.planned.Kubernetes.ControlPlane + "/6443"
+		}
+		for path, want := range wants {
 			if text, err := os.ReadFile(at[path]); err != nil || !strings.Contains(string(text), want) {
 				t.Errorf("node %d: %s has not %q: %v\n%s", i, path, want, err, text)
 			}

@@ -2,6 +2,7 @@ package kind
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/docker/docker/api/types/container"
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
@@ -91,17 +94,18 @@ func (l *Lab) keylimePartOn(volume, name, image string, c *keylime.Configured) (
 const readyAttempt = 2 * time.Second
 
 // startService starts one of Keylime's services, and waits until it answers on all its ports.
-func (l *Lab) startService(ctx context.Context, name, image string, command func(*keylime.Configured) keylime.Command) error {
-	configured, err := l.keylime()
+func (u *up) startService(ctx context.Context, name, image string, command func(*keylime.Configured) keylime.Command) error {
+	configured, err := u.keylime()
 	if err != nil {
 		return err
 	}
 	c := command(configured)
-	p, err := l.keylimePart(ctx, name, image, configured)
+	p, err := u.keylimePart(ctx, name, image, configured)
 	if err != nil {
 		return err
 	}
 	p.runs(c)
+	p.host.CPUShares = yieldingShares
 	databases, err := filepath.Glob(filepath.Join(configured.WorkDir(name), "*.sqlite"))
 	if err != nil {
 		return err
@@ -113,10 +117,36 @@ func (l *Lab) startService(ctx context.Context, name, image string, command func
 		}
 		p.files = append(p.files, file{path.Join(configured.WorkDir(name), filepath.Base(db)), data, 0o600})
 	}
-	if err := l.start(ctx, p); err != nil {
+	if err := u.start(ctx, p); err != nil {
 		return err
 	}
-	return l.awaitService(ctx, name, c)
+	return u.yielding(ctx, name, func() error { return u.awaitService(ctx, name, c) })
+}
+
+// While services start beside the control plane they yield to it, for which everything else waits: a container has yieldingShares of a processor that is wanted by
+// a node too, which has fullShares (Docker's default).
+const (
+	yieldingShares = 64
+	fullShares     = 1024
+)
+
+// yielding has a container, which was made with yieldingShares, have fullShares once it is ready or the API server of the cluster answers.
+func (u *up) yielding(ctx context.Context, name string, ready func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- ready() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			return err
+		}
+		done <- nil
+	case <-u.answers:
+	}
+	_, err := u.docker.ContainerUpdate(ctx, u.resource(name), container.UpdateConfig{Resources: container.Resources{CPUShares: fullShares}})
+	if err != nil {
+		err = fmt.Errorf("give container %s its share of the processors: %w", u.resource(name), err)
+	}
+	return errors.Join(err, <-done)
 }
 
 // runs has the container run a service.
@@ -138,12 +168,12 @@ func (l *Lab) awaitService(ctx context.Context, name string, c keylime.Command) 
 	})
 }
 
-func (l *Lab) startRegistrar(ctx context.Context) error {
-	return l.startService(ctx, plan.Registrar, l.images().Registrar, (*keylime.Configured).Registrar)
+func (u *up) startRegistrar(ctx context.Context) error {
+	return u.startService(ctx, plan.Registrar, u.images().Registrar, (*keylime.Configured).Registrar)
 }
 
-func (l *Lab) startVerifier(ctx context.Context) error {
-	return l.startService(ctx, plan.Verifier, l.images().Verifier, (*keylime.Configured).Verifier)
+func (u *up) startVerifier(ctx context.Context) error {
+	return u.startService(ctx, plan.Verifier, u.images().Verifier, (*keylime.Configured).Verifier)
 }
 
 // startTenant starts the tenant's container, in which each of its commands is run, and the process that enrols.

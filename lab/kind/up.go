@@ -33,6 +33,7 @@ type up struct {
 	tenant   io.WriteCloser // the tenant's log
 	imaged   chan struct{}  // closed when the images are there
 	creation *creation      // kind's work, once it has begun
+	answers  chan struct{}  // closed when the cluster's API server answers
 }
 
 // Up brings the lab of a plan up, and returns when the verifier has attested every node. It fails, and takes back what it did, when any
@@ -45,7 +46,7 @@ func Up(ctx context.Context, dir state.Dir, p plan.Plan, o UpOptions) error {
 	}
 	defer l.Close()
 	l.cache = o.Cache
-	u := &up{Lab: l, UpOptions: o, imaged: make(chan struct{})}
+	u := &up{Lab: l, UpOptions: o, imaged: make(chan struct{}), answers: make(chan struct{})}
 	// Of an earlier run nothing is known any more.
 	if err := l.learn(func(f *facts) { *f = newFacts(); f.Started = time.Now() }); err != nil {
 		return err

@@ -169,11 +169,14 @@ func (l *Lab) joinCluster(ctx context.Context, n plan.Node) error {
 	return l.awaitReady(ctx, n.KubernetesName)
 }
 
-// loadIntoWorker loads the images into a worker that its store lacks.
+// loadIntoWorker loads the images into a worker that its store lacks, once it has loaded keylab's own by itself.
 func (l *Lab) loadIntoWorker(ctx context.Context, n plan.Node) error {
 	all, err := cluster.NewProvider(cluster.ProviderWithDocker()).ListInternalNodes(l.planned.Kubernetes.Cluster)
 	if err != nil {
 		return fmt.Errorf("list the cluster's nodes: %w", err)
+	}
+	if _, err := l.execOutput(ctx, n.KubernetesName, "systemctl", "start", unitImages+".service"); err != nil {
+		return fmt.Errorf("have node %s load keylab's own image: %w", n.KubernetesName, err)
 	}
 	return l.loadInto(ctx, slices.DeleteFunc(all, func(other nodes.Node) bool { return other.String() != n.KubernetesName }), n)
 }
