@@ -145,7 +145,12 @@ func (l *Lab) makeContainer(ctx context.Context, name string, c *container.Confi
 	}
 	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), makeLimit)
 	defer cancel()
+	done, err := l.making(name)
+	if err != nil {
+		return "", err
+	}
 	made, err := l.docker.ContainerCreate(patient, c, h, n, nil, name)
+	done()
 	if err != nil {
 		return "", fmt.Errorf("make container %s from image %s: %w", name, c.Image, err)
 	}

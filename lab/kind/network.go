@@ -29,7 +29,15 @@ func (l *Lab) makeNetworks(ctx context.Context) error {
 		if !pool.IsValid() { // only the router's address by which Docker knows it comes out of it
 			pool = netip.PrefixFrom(nth(n.Prefix, 3<<(32-n.Prefix.Bits()-2)), n.Prefix.Bits()+2)
 		}
-		_, err := l.docker.NetworkCreate(ctx, l.resource(n.Name), network.CreateOptions{
+		if err := context.Cause(ctx); err != nil {
+			return fmt.Errorf("make the Docker network %s: %w", l.resource(n.Name), err)
+		}
+		made, err := l.making(l.resource(n.Name))
+		if err != nil {
+			return err
+		}
+		patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), makeLimit) // as with containers
+		_, err = l.docker.NetworkCreate(patient, l.resource(n.Name), network.CreateOptions{
 			Driver: "bridge",
 			IPAM: &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{
 				Subnet: n.Prefix.String(), IPRange: pool.String(), Gateway: nth(n.Prefix, hostOffset).String(),
@@ -38,6 +46,8 @@ func (l *Lab) makeNetworks(ctx context.Context) error {
 			Options: map[string]string{"com.docker.network.bridge.enable_ip_masquerade": "false"},
 			Labels:  l.labels(n.Name),
 		})
+		cancel()
+		made()
 		if err != nil {
 			return fmt.Errorf("make the Docker network %s, %s: %w", l.resource(n.Name), n.Prefix, err)
 		}

@@ -123,7 +123,8 @@ func Remains(ctx context.Context, docker *client.Client) ([]string, error) {
 
 // removal says what of a lab goes.
 type removal struct {
-	volumes bool // TPMs' states too
+	dir     string // the lab's folder
+	volumes bool   // TPMs' states too
 }
 
 // Down removes all that Docker has of a lab but its TPMs' state, whoever made it and whatever of its folder is left. It returns whether
@@ -136,7 +137,7 @@ func Down(ctx context.Context, docker *client.Client, dir state.Dir) (was bool, 
 	if err != nil {
 		return false, err
 	}
-	return f.running(), remove(ctx, docker, dir.Lab, removal{})
+	return f.running(), remove(ctx, docker, dir.Lab, removal{dir: dir.Path})
 }
 
 // Wipe is Down, and removes the TPMs' state too.
@@ -148,7 +149,7 @@ func Wipe(ctx context.Context, docker *client.Client, dir state.Dir) (was bool, 
 	if err != nil {
 		return false, err
 	}
-	return f.running() || len(f.volumes) > 0, remove(ctx, docker, dir.Lab, removal{volumes: true})
+	return f.running() || len(f.volumes) > 0, remove(ctx, docker, dir.Lab, removal{dir: dir.Path, volumes: true})
 }
 
 // tpmStopTimeout is how long a TPM may take for its orderly end, in seconds; without that its clock is not safe at the next start.
@@ -169,6 +170,12 @@ func remove(ctx context.Context, docker *client.Client, lab string, r removal) e
 	defer cancel()
 	tick := time.NewTicker(removePause)
 	defer tick.Stop()
+	awaited, err := beingAsked(r.dir)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	more := func() bool { return beingMade(lab) || len(awaited) > 0 && time.Since(began) < makingLimit }
 	var last error // why something would not go
 	var left found
 	for {
@@ -179,14 +186,19 @@ func remove(ctx context.Context, docker *client.Client, lab string, r removal) e
 		if err == nil {
 			f.volumes = slices.DeleteFunc(f.volumes, func(v *volume.Volume) bool { return v.Labels[LabelKeep] != "" && !r.volumes })
 			left = f
-			if !f.running() && len(f.volumes) == 0 && !beingMade(lab) {
-				return nil
+			for name := range awaited {
+				if f.has(name) {
+					delete(awaited, name)
+				}
+			}
+			if !f.running() && len(f.volumes) == 0 && !more() {
+				return forgetAsked(r.dir)
 			}
 			if err = removeFound(ctx, docker, f, r); err != nil && ctx.Err() == nil {
 				last = err
 			}
 		}
-		if err == nil && !beingMade(lab) {
+		if err == nil && !more() {
 			continue // most likely nothing is left: look at once
 		}
 		select {
@@ -195,6 +207,12 @@ func remove(ctx context.Context, docker *client.Client, lab string, r removal) e
 		case <-tick.C:
 		}
 	}
+}
+
+// has tells whether a container or a network of this name was found.
+func (f found) has(name string) bool {
+	return slices.ContainsFunc(f.containers, func(c container.Summary) bool { return slices.Contains(c.Names, "/"+name) }) ||
+		slices.ContainsFunc(f.networks, func(n network.Summary) bool { return n.Name == name })
 }
 
 // String names all that was found.

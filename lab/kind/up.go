@@ -154,7 +154,7 @@ func (u *up) takeBack(ctx context.Context) error {
 			return err
 		}
 	}
-	err := remove(ctx, u.docker, u.planned.Lab, removal{volumes: u.First})
+	err := remove(ctx, u.docker, u.planned.Lab, removal{dir: u.dir.Path, volumes: u.First})
 	if u.First {
 		err = errors.Join(err, u.dir.Forget())
 	}
