@@ -145,7 +145,7 @@ func (l *Lab) makeContainer(ctx context.Context, name string, c *container.Confi
 	}
 	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), makeLimit)
 	defer cancel()
-	done, err := l.making(name)
+	done, err := l.making(patient, name)
 	if err != nil {
 		return "", err
 	}

@@ -1,6 +1,7 @@
 package kind
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,8 +18,8 @@ const makingLimit = 10 * time.Second
 
 func makingDir(lab string) string { return filepath.Join(lab, "containers", "making") }
 
-// making notes that Docker is asked for something of this name; made takes the note away.
-func (l *Lab) making(name string) (made func(), err error) {
+// making notes that Docker is asked for something of this name; made takes the note away, unless ctx ended before Docker answered.
+func (l *Lab) making(ctx context.Context, name string) (made func(), err error) {
 	path := filepath.Join(makingDir(l.dir.Path), name)
 	if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
 		err = os.WriteFile(path, nil, 0o600)
@@ -26,7 +27,11 @@ func (l *Lab) making(name string) (made func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("note that %s is being made: %w", name, err)
 	}
-	return func() { _ = os.Remove(path) }, nil // a note too many costs makingLimit, once
+	return func() {
+		if ctx.Err() == nil {
+			_ = os.Remove(path) // a note too many costs makingLimit, once
+		}
+	}, nil
 }
 
 // beingAsked are the names of what Docker was asked for by a keylab that did not live to see it.

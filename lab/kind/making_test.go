@@ -44,7 +44,7 @@ func TestRemoveWhatIsBeingMade(t *testing.T) {
 	}
 	defer docker.Close()
 	l := &Lab{dir: state.Dir{Lab: "killed", Path: t.TempDir()}}
-	if _, err := l.making("keylab-killed-services"); err != nil { // and keylab is killed
+	if _, err := l.making(t.Context(), "keylab-killed-services"); err != nil { // and keylab is killed
 		t.Fatal(err)
 	}
 	if err := remove(t.Context(), docker, "killed", removal{dir: l.dir.Path}); err != nil {

@@ -32,11 +32,12 @@ func (l *Lab) makeNetworks(ctx context.Context) error {
 		if err := context.Cause(ctx); err != nil {
 			return fmt.Errorf("make the Docker network %s: %w", l.resource(n.Name), err)
 		}
-		made, err := l.making(l.resource(n.Name))
+		patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), makeLimit) // as with containers
+		defer cancel()
+		made, err := l.making(patient, l.resource(n.Name))
 		if err != nil {
 			return err
 		}
-		patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), makeLimit) // as with containers
 		_, err = l.docker.NetworkCreate(patient, l.resource(n.Name), network.CreateOptions{
 			Driver: "bridge",
 			IPAM: &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{
@@ -46,7 +47,6 @@ func (l *Lab) makeNetworks(ctx context.Context) error {
 			Options: map[string]string{"com.docker.network.bridge.enable_ip_masquerade": "false"},
 			Labels:  l.labels(n.Name),
 		})
-		cancel()
 		made()
 		if err != nil {
 			return fmt.Errorf("make the Docker network %s, %s: %w", l.resource(n.Name), n.Prefix, err)
