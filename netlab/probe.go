@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/icmp"
@@ -48,43 +49,59 @@ func (r ProbeResult) String() string {
 // A timeout of 3 s or more lets the kernel find out that a neighbour does not
 // answer ARP, which makes OutcomeUnreachable of what is else OutcomeTimeout.
 func ProbeTCP(ctx context.Context, ns *Namespace, addr netip.AddrPort, timeout time.Duration) ProbeResult {
-	return probe(ctx, timeout, func(ctx context.Context) error {
-		c, err := ns.DialContext(ctx, "tcp", addr.String())
-		if err != nil {
-			return err
-		}
-		return c.Close()
-	})
+	s, err := ns.socket(ctx, "tcp", addr.String())
+	if err != nil {
+		return notMade(ctx, err)
+	}
+	defer s.Close()
+	return probe(ctx, timeout, s.connect)
 }
 
 // ProbeUDP sends payload from the namespace to addr and waits for any answer
 // from there: UDP does not tell an open port from a silent one, so only an
 // answer makes OutcomeOpen.
 func ProbeUDP(ctx context.Context, ns *Namespace, addr netip.AddrPort, payload []byte, timeout time.Duration) ProbeResult {
+	c, err := ns.DialContext(ctx, "udp", addr.String())
+	if err != nil {
+		return notMade(ctx, err)
+	}
+	defer c.Close()
 	return probe(ctx, timeout, func(ctx context.Context) error {
-		c, err := ns.DialContext(ctx, "udp", addr.String())
-		if err != nil {
-			return err
-		}
-		defer c.Close()
 		defer closeDeadline(ctx, c)()
 		if _, err := c.Write(payload); err != nil {
 			return err
 		}
-		_, err = c.Read(make([]byte, 64<<10))
+		_, err := c.Read(make([]byte, 64<<10))
+		if errors.Is(err, os.ErrDeadlineExceeded) && answerWaits(c) {
+			return nil
+		}
 		return err
 	})
+}
+
+// answerWaits tells whether a datagram has come that nobody has read: on a machine that stood still, the deadline may be seen before the answer that had
+// come in time.
+func answerWaits(c net.Conn) (waits bool) {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Control(func(fd uintptr) {
+		_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_DONTWAIT|unix.MSG_PEEK)
+		waits = err == nil
+	})
+	return waits && err == nil
 }
 
 // ProbeICMP sends one echo request (RFC 792) from the namespace to addr and
 // waits for its reply. It needs CAP_NET_RAW in the namespace's user namespace.
 func ProbeICMP(ctx context.Context, ns *Namespace, addr netip.Addr, timeout time.Duration) ProbeResult {
+	c, err := ns.ListenPacket("ip4:icmp", "0.0.0.0")
+	if err != nil {
+		return notMade(ctx, err)
+	}
+	defer c.Close()
 	return probe(ctx, timeout, func(ctx context.Context) error {
-		c, err := ns.ListenPacket("ip4:icmp", "0.0.0.0")
-		if err != nil {
-			return err
-		}
-		defer c.Close()
 		defer closeDeadline(ctx, c)()
 		// The identifier and the data tell this probe's reply from others': a raw socket hears all.
 		data := make([]byte, 18)
@@ -131,6 +148,12 @@ func matchEcho(message []byte, echo *icmp.Echo, request []byte) (bool, error) {
 	return false, nil
 }
 
+// notMade is the result of a probe that has sent nothing.
+func notMade(ctx context.Context, err error) ProbeResult {
+	return ProbeResult{Outcome: classify(ctx, err), Err: err}
+}
+
+// probe has f send a packet and wait for what comes of it. The time limit is for that alone: a busy machine may take long to make a socket in a namespace.
 func probe(ctx context.Context, timeout time.Duration, f func(context.Context) error) ProbeResult {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

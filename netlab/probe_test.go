@@ -1,9 +1,11 @@
 package netlab
 
 import (
+	"context"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 )
 
 // echoUDP sends every packet back.
@@ -123,5 +125,43 @@ func TestPartitionAndHeal(t *testing.T) {
 	}
 	if err := l.Partition("nobody"); err == nil {
 		t.Error("a host that is not there was partitioned")
+	}
+}
+
+// On a machine that stood still, the deadline of a probe may be seen before the answer that came in time.
+func TestProbeSeesAnswerBehindDeadline(t *testing.T) {
+	l := buildLab(t, testTopology(1))
+	node := l.Host("node1")
+	over, cancel := context.WithDeadline(testContext(t), time.Unix(1, 0))
+	defer cancel()
+
+	serveOn(t, node, ":80")
+	s, err := node.socket(testContext(t), "tcp", "127.0.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.connect(over); err != nil {
+		t.Errorf("a connection that was answered: %v", err)
+	}
+
+	peer, err := node.ListenPacket("udp4", "127.0.0.1:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	c, err := node.DialContext(testContext(t), "udp", "127.0.0.1:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if answerWaits(c) {
+		t.Error("nobody has answered")
+	}
+	if _, err := peer.WriteTo([]byte("late"), c.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+	if !answerWaits(c) {
+		t.Error("the answer is not seen")
 	}
 }

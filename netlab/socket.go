@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,7 +52,36 @@ func (n *Namespace) ListenPacket(network, addr string) (net.PacketConn, error) {
 // not, so that thousands of slow connections cost no threads. The signature
 // fits http.Transport.DialContext and grpc dialers.
 func (n *Namespace) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	fail := func(err error) (net.Conn, error) {
+	s, err := n.socket(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close() // net.FileConn works on a copy
+	if err := s.connect(ctx); err != nil {
+		return nil, err
+	}
+	c, err := net.FileConn(s.File)
+	if err != nil {
+		return nil, s.failed(err)
+	}
+	return c, nil
+}
+
+// socket is one inside a namespace, which has sent nothing yet.
+type socket struct {
+	*os.File
+	to      netip.AddrPort
+	network string
+	from    string // the namespace, for errors
+}
+
+func (s *socket) failed(err error) error {
+	return &net.OpError{Op: "dial", Net: s.network, Err: fmt.Errorf("from %s to %s: %w", s.from, s.to, err)}
+}
+
+// socket makes one that [socket.connect] connects; the caller closes it.
+func (n *Namespace) socket(ctx context.Context, network, addr string) (*socket, error) {
+	fail := func(err error) (*socket, error) {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("from %s to %s: %w", n.name, addr, err)}
 	}
 	to, err := netip.ParseAddrPort(addr)
@@ -71,37 +101,44 @@ func (n *Namespace) DialContext(ctx context.Context, network, addr string) (net.
 	}
 	fd := -1
 	err = n.Do(func() error {
-		s, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return os.NewSyscallError("socket", err)
-		}
-		err = unix.Connect(s, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().Unmap().As4()})
-		if err != nil && !errors.Is(err, unix.EINPROGRESS) {
-			unix.Close(s)
-			return os.NewSyscallError("connect", err)
-		}
-		fd = s
-		return nil
+		var err error
+		fd, err = unix.Socket(unix.AF_INET, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		return os.NewSyscallError("socket", err)
 	})
 	if err != nil {
 		return fail(err)
 	}
-	f := os.NewFile(uintptr(fd), addr) // non-blocking, so the runtime's poller takes it
-	defer f.Close()                    // net.FileConn works on a copy
-	if kind == unix.SOCK_STREAM {
-		if err := awaitConnect(ctx, f); err != nil {
-			return fail(err)
-		}
-	}
-	c, err := net.FileConn(f)
+	// Non-blocking, so the runtime's poller takes it.
+	return &socket{File: os.NewFile(uintptr(fd), addr), to: to, network: network, from: n.name}, nil
+}
+
+// connect connects a socket, which for UDP sends nothing.
+func (s *socket) connect(ctx context.Context) error {
+	raw, err := s.SyscallConn()
 	if err != nil {
-		return fail(err)
+		return s.failed(err)
 	}
-	return c, nil
+	var started error
+	err = raw.Control(func(fd uintptr) {
+		started = unix.Connect(int(fd), &unix.SockaddrInet4{Port: int(s.to.Port()), Addr: s.to.Addr().Unmap().As4()})
+	})
+	if err != nil {
+		return s.failed(err)
+	}
+	switch {
+	case errors.Is(started, unix.EINPROGRESS):
+		started = awaitConnect(ctx, s.File, raw)
+	case started != nil:
+		started = os.NewSyscallError("connect", started)
+	}
+	if started != nil {
+		return s.failed(started)
+	}
+	return nil
 }
 
 // awaitConnect waits for a non-blocking connect(2) to end.
-func awaitConnect(ctx context.Context, f *os.File) error {
+func awaitConnect(ctx context.Context, f *os.File, raw syscall.RawConn) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := f.SetWriteDeadline(deadline); err != nil {
 			return err
@@ -109,33 +146,39 @@ func awaitConnect(ctx context.Context, f *os.File) error {
 	}
 	stop := context.AfterFunc(ctx, func() { f.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
 	var result error
-	err = raw.Write(func(fd uintptr) bool {
-		code, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-		switch {
-		case err != nil:
-			result = os.NewSyscallError("getsockopt", err)
-			return true
-		case code != 0:
-			result = os.NewSyscallError("connect", unix.Errno(code))
-			return true
-		}
-		if _, err := unix.Getpeername(int(fd)); errors.Is(err, unix.ENOTCONN) {
-			return false // still under way
-		}
-		return true
-	})
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return err
+	var done bool
+	look := func(fd uintptr) bool {
+		done, result = connected(int(fd))
+		return done
 	}
-	return result
+	err := raw.Write(look)
+	if err == nil {
+		return result
+	}
+	// On a machine that stood still, the deadline may be seen before the answer that had come in time.
+	if errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(ctx.Err(), context.Canceled) {
+		if raw.Control(func(fd uintptr) { look(fd) }) == nil && done {
+			return result
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// connected tells whether a connect(2) has ended, and how.
+func connected(fd int) (done bool, err error) {
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	switch {
+	case err != nil:
+		return true, os.NewSyscallError("getsockopt", err)
+	case code != 0:
+		return true, os.NewSyscallError("connect", unix.Errno(code))
+	}
+	_, err = unix.Getpeername(fd)
+	return !errors.Is(err, unix.ENOTCONN), nil
 }
 
 // checkLiteral refuses host names, which the resolver would look up in a

@@ -31,6 +31,21 @@ func askDNS(t Target, from string) []aim {
 	return slices.Repeat([]aim{{from, "udp", netip.AddrPortFrom(dns.Address(), 53)}}, datagrams)
 }
 
+// probeInTurn makes probes of two kinds, as many of each, in turn, so that what holds up some of the first holds up some of the second: first all the results
+// of the first kind, then those of the second.
+func probeInTurn(ctx context.Context, t Target, first, second []aim, timeout time.Duration) ([]aim, []netlab.ProbeResult) {
+	aims := make([]aim, 0, 2*len(first))
+	for i := range first {
+		aims = append(aims, first[i], second[i])
+	}
+	results := probeFor(ctx, t, aims, timeout)
+	sorted := make([]netlab.ProbeResult, len(results))
+	for i := range first {
+		sorted[i], sorted[len(first)+i] = results[2*i], results[2*i+1]
+	}
+	return append(first, second...), sorted
+}
+
 // partition: the node gets no answer from anybody, while another host does from the same ones.
 func partition(ctx context.Context, t Target, f control.Fault, _ control.Mark) (control.Proof, error) {
 	n, _ := findNode(t, f.Nodes[0])
@@ -73,8 +88,7 @@ func latency(ctx context.Context, t Target, f control.Fault, _ control.Mark) (co
 	if !ok {
 		return unseen("there is no host to compare %s with", n.Name)
 	}
-	aims := append(askDNS(t, n.Name), askDNS(t, reference)...)
-	results := probeFor(ctx, t, aims, least+silence)
+	aims, results := probeInTurn(ctx, t, askDNS(t, n.Name), askDNS(t, reference), least+silence)
 	own, ownOK := quickest(results[:datagrams])
 	other, otherOK := quickest(results[datagrams:])
 	switch {
@@ -108,8 +122,7 @@ func loss(ctx context.Context, t Target, f control.Fault, _ control.Mark) (contr
 	if !ok {
 		return unseen("there is no host to compare %s with", n.Name)
 	}
-	aims := append(askDNS(t, n.Name), askDNS(t, reference)...)
-	results := probeAll(ctx, t, aims)
+	aims, results := probeInTurn(ctx, t, askDNS(t, n.Name), askDNS(t, reference), silence)
 	own, other := unanswered(results[:datagrams]), unanswered(results[datagrams:])
 	switch {
 	case own == 0 || other > 0:
