@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs `go test` with the arguments given and prints its usual lines: one for each package, and the whole output of one that
+# Runs `go test` with the arguments given and prints its usual lines: one for each package, and the output of the tests that
 # failed. On CI (CI=true) a skipped test is a failure. What the tests leave behind is swept away, and is a failure too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,27 +21,21 @@ fi
 
 skips=$TMPDIR/skipped
 touch "$skips"
-show() {
-  local line buffer=()
-  while IFS= read -r line; do
-    case $line in
-      ok[[:blank:]]* | '?'[[:blank:]]* | [[:blank:]]*'coverage: 0.0%'*)
-        printf '%s\n' "$line"
-        buffer=()
-        ;;
-      FAIL[[:blank:]]*)
-        [[ ${#buffer[@]} == 0 ]] || printf '%s\n' "${buffer[@]}"
-        printf '%s\n' "$line"
-        buffer=()
-        ;;
-      '=== '* | 'PASS' | *'--- PASS: '*) ;;
-      *'--- SKIP: '*)
-        printf '%s\n' "$line" | tee -a "$skips"
-        ;;
-      *) buffer+=("$line") ;;
-    esac
-  done
-  [[ ${#buffer[@]} == 0 ]] || printf '%s\n' "${buffer[@]}"
+show() { # go test -v on stdin
+  awk -v skips="$skips" '
+    function forget() { split("", text); split("", of); split("", passed); n = 0; test = "" }
+    /^=== / { test = $3; next }
+    /^ *--- PASS: / { passed[$3] = 1; next }
+    /^ *--- SKIP: / { print; print > skips; fflush(); next }
+    /^ *--- FAIL: / { test = "" }
+    /^(ok|\?)[ \t]|^[ \t]*coverage: 0\.0%/ { print; fflush(); forget(); next }
+    /^FAIL[ \t]/ {
+      for (i = 1; i <= n; i++) if (!(of[i] in passed)) print text[i]
+      print; fflush(); forget(); next
+    }
+    /^PASS$/ { next }
+    { n++; text[n] = $0; of[n] = test }
+    END { for (i = 1; i <= n; i++) if (!(of[i] in passed)) print text[i] }'
 }
 
 go test -v "${flags[@]}" "$@" 2>&1 | show
