@@ -269,8 +269,8 @@ func (u *up) applyIngress(ctx context.Context) error {
 	return u.awaitIngress(ctx)
 }
 
-// awaitServed waits until the load balancer's address shows a node's certificate to whoever asks for a node's name: all that can be asked of an ingress that is
-// not keylab's.
+// awaitServed waits until the load balancer's address shows a node's certificate to whoever asks for a node's name: that the agent is reached the whole way, and
+// all that can be asked of an ingress that is not keylab's.
 func (l *Lab) awaitServed(ctx context.Context, name, target plan.Node) error {
 	configured, err := l.keylime()
 	if err != nil {

@@ -254,8 +254,9 @@ func (u *up) enrol(n plan.Node) func(context.Context) error {
 		if waited > time.Second {
 			u.note(step, fmt.Sprintf("waited %.1f s until the TPM's clock was safe again: the TPM had lost its power", waited.Seconds()))
 		}
-		if !u.planned.OwnIngress() { // keylab's own is as quick as the agent
-			if err := u.awaitRoute(ctx, n, n); err != nil {
+		if u.planned.HasIngress() {
+			// The agent is ready as soon as its own node can reach it; the ingress, and the other nodes' routes to its pods, may be behind. The tenant asks once.
+			if err := u.awaitServed(ctx, n, n); err != nil {
 				return err
 			}
 		}
