@@ -73,7 +73,7 @@ func (l local) nodeBase() artifact {
 // image which Docker itself makes; the artifact in the cache only describes it.
 func (l local) node() artifact {
 	base := l.nodeBase()
-	inputs := []string{base.key(), storageManifest, importScript}
+	inputs := []string{base.key(), storageManifest, importScript, fmt.Sprint("zstd ", zstdLevel)}
 	for _, ref := range sortedKeys(l.clusterImages()) {
 		inputs = append(inputs, ref, l.clusterImages()[ref].key())
 	}
@@ -111,7 +111,8 @@ func (l local) node() artifact {
 	return a
 }
 
-// importScript runs in a container of nodeBase: it fills containerd's store from /mnt/images.tar, and writes what kind looks for.
+// importScript runs in a container of nodeBase: it fills containerd's store from /mnt/images.tar, and writes what kind looks for. kind gives every node a volume
+// at /var, into which Docker copies all that the image has there: the images' layers, which are large and only read, are therefore kept elsewhere.
 const importScript = `set -e
 containerd >/tmp/containerd.log 2>&1 &
 pid=$!
@@ -126,6 +127,10 @@ ctr oci spec | jq '.hooks.createContainer[.hooks.createContainer| length] |= . +
 kill $pid
 wait $pid || :
 rm -rf /tmp/containerd.log /run/containerd
+content=/var/lib/containerd/io.containerd.content.v1.content
+mkdir -p /kind/containerd
+mv $content /kind/containerd/content
+ln -s /kind/containerd/content $content
 `
 
 // commitNode makes the node image in a container, and returns its size in bytes.

@@ -13,12 +13,13 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/compression"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"keylab.dev/keylab/images"
 	"keylab.dev/keylab/lab/plan"
@@ -139,11 +140,7 @@ func fileImage(base v1.Image, from, to string) (v1.Image, error) {
 		return nil, fmt.Errorf("pack %s: %w", from, err)
 	}
 	// Not compressed: it never leaves this machine, and every node would have to unpack it.
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil }, tarball.WithCompression(compression.None))
-	if err != nil {
-		return nil, fmt.Errorf("pack %s: %w", from, err)
-	}
-	image, err := mutate.AppendLayers(base, l)
+	image, err := mutate.AppendLayers(base, static.NewLayer(layer.Bytes(), types.DockerUncompressedLayer))
 	if err != nil {
 		return nil, fmt.Errorf("pack %s: %w", from, err)
 	}
