@@ -1,10 +1,13 @@
 package scenario
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -47,6 +50,26 @@ func DefaultBudget() Budget {
 // memory is what a job's lab takes, MiB.
 func (j Job) memory() int { return lab.Memory(j.Options.Substrate, len(j.Scenario.Nodes())) }
 
+// patience is how long a job's scenario is prepared to wait, by what its steps say of it.
+func (j Job) patience() (all time.Duration) {
+	for _, s := range j.Scenario.Steps {
+		all += s.Within.Std() + s.Hold.Std()
+	}
+	return all
+}
+
+// order is in which order jobs begin, as their places: those that may take long first where several go side by side, or the last of them would be waited for alone.
+func order(jobs []Job, labs int) []int {
+	places := make([]int, len(jobs))
+	for i := range places {
+		places[i] = i
+	}
+	if labs > 1 {
+		slices.SortStableFunc(places, func(a, b int) int { return cmp.Compare(jobs[b].patience(), jobs[a].patience()) })
+	}
+	return places
+}
+
 // RunAll carries out all jobs, as many side by side as the budget allows, and returns their runs in the order of the jobs. start and ended are called
 // for each, one at a time. Those that had not begun when ctx ended have the verdict Interrupted.
 func RunAll(ctx context.Context, jobs []Job, b Budget, start func(Job), ended func(Job, report.Run)) []report.Run {
@@ -55,9 +78,10 @@ func RunAll(ctx context.Context, jobs []Job, b Budget, start func(Job), ended fu
 	labs, memory := semaphore.NewWeighted(int64(b.Labs)), semaphore.NewWeighted(int64(b.Memory))
 	var mu sync.Mutex
 	var all sync.WaitGroup
-	for i, j := range jobs {
+	for _, i := range order(jobs, b.Labs) {
+		j := jobs[i]
 		need := int64(min(j.memory(), b.Memory))
-		// In the order of the jobs: a large one is not passed by for ever.
+		// One after the other: a large one is not passed by for ever.
 		if labs.Acquire(ctx, 1) != nil || memory.Acquire(ctx, need) != nil {
 			runs[i] = report.Run{Schema: report.RunSchema, Scenario: j.Scenario.Name, Title: j.Scenario.Title, Mode: string(j.Options.Mode), Verdict: report.Interrupted, Error: "interrupted before it began"}
 			continue
