@@ -50,7 +50,7 @@ const (
 )
 
 // silence is how long something has to stay without an answer to be called silent. What is probed answers within milliseconds, from the kernel, however
-// busy programs are; and the whole proof has to come within two seconds.
+// busy programs are; and the whole proof has to come within about two seconds.
 const silence = time.Second
 
 // prover finds the proof of one kind of fault. An error is about looking; a fault that is not seen is no error.
