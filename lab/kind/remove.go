@@ -304,6 +304,9 @@ func removeAll(ctx context.Context, docker *client.Client, list []container.Summ
 		if cerrdefs.IsConflict(err) {
 			return nil // it had ended meanwhile
 		}
+		if err != nil { // most likely it did not end
+			err = errors.Join(err, thaw(freezerRoot, c.ID))
+		}
 		return err
 	})
 	removed := each(func(c container.Summary) error {
