@@ -121,10 +121,15 @@ func (l *Lab) create() (*creation, error) {
 	if err := os.Setenv(envKindNetwork, l.resource(plan.Cluster)); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
+	restore, err := l.kindInTurn()
+	if err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
 	c := &creation{provider: cluster.NewProvider(cluster.ProviderWithDocker(), cluster.ProviderWithLogger(newKindLogger(log))), done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
 		defer log.Close()
+		defer func() { c.err = errors.Join(c.err, restore()) }()
 		c.err = c.provider.Create(l.planned.Kubernetes.Cluster,
 			cluster.CreateWithV1Alpha4Config(config), cluster.CreateWithNodeImage(l.images().Node),
 			cluster.CreateWithKubeconfigPath(l.Kubeconfig()), cluster.CreateWithRetain(true),

@@ -123,12 +123,16 @@ func (l *Lab) start(ctx context.Context, p *part) error {
 	}
 	if len(p.networks) > 1 {
 		for _, n := range p.networks[1:] {
-			if err := l.docker.NetworkConnect(ctx, l.resource(n.network), id, n.settings()); err != nil {
+			if err := l.enterNetwork(ctx, n.network, id, n.settings()); err != nil {
 				return fmt.Errorf("connect container %s to network %s: %w", name, n.network, err)
 			}
 		}
 	}
-	if err := l.docker.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+	start := l.startContainer
+	if len(p.networks) == 0 {
+		start = l.startAlone
+	}
+	if err := start(ctx, id); err != nil {
 		return fmt.Errorf("start container %s: %w", name, explained(err))
 	}
 	return nil

@@ -90,7 +90,7 @@ func (l *Lab) Fault(ctx context.Context, f control.Fault) (string, error) {
 }
 
 func (l *Lab) flatten(ctx context.Context, _ fault) error {
-	return l.docker.NetworkConnect(ctx, l.resource(plan.Cluster), l.resource(plan.Tenant), &network.EndpointSettings{})
+	return l.enterNetwork(ctx, plan.Cluster, l.resource(plan.Tenant), &network.EndpointSettings{})
 }
 
 func (l *Lab) unflatten(ctx context.Context, _ fault) error {

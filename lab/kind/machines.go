@@ -89,7 +89,7 @@ func (m machines) keepAddress(ctx context.Context, n plan.Node) error {
 		return fmt.Errorf("keep the address of %s: %w", n.Name, err)
 	}
 	settings := &network.EndpointSettings{IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: address.String()}}
-	if err := m.l.docker.NetworkConnect(ctx, net, n.KubernetesName, settings); err != nil {
+	if err := m.l.enterNetwork(ctx, plan.Cluster, n.KubernetesName, settings); err != nil {
 		return fmt.Errorf("keep the address of %s: %w", n.Name, err)
 	}
 	return nil
@@ -106,7 +106,7 @@ func (m machines) PowerOn(ctx context.Context, n plan.Node) error {
 	if err := m.startTPM(ctx, n); err != nil {
 		return err
 	}
-	if err := m.l.docker.ContainerStart(ctx, n.KubernetesName, container.StartOptions{}); err != nil {
+	if err := m.l.startContainer(ctx, n.KubernetesName); err != nil {
 		return fmt.Errorf("start node %s: %w", n.KubernetesName, err)
 	}
 	// Until the kubelet has looked, Kubernetes shows what was before.
@@ -137,7 +137,7 @@ func (m machines) awaitRegistered(ctx context.Context, n plan.Node) error {
 
 // startTPM starts the container of a node's TPM, which there may have been a new one made of.
 func (m machines) startTPM(ctx context.Context, n plan.Node) error {
-	if err := m.l.docker.ContainerStart(ctx, m.l.resource(tpmPart(n.Name)), container.StartOptions{}); err != nil {
+	if err := m.l.startAlone(ctx, m.l.resource(tpmPart(n.Name))); err != nil {
 		return fmt.Errorf("start the TPM of %s: %w", n.Name, err)
 	}
 	return m.l.awaitControl(ctx, tpmPart(n.Name))

@@ -43,7 +43,7 @@ func (l *Lab) serviceUp(ctx context.Context, f fault) error {
 	if err != nil {
 		return err
 	}
-	if err := l.docker.ContainerStart(ctx, l.resource(f.Component), container.StartOptions{}); err != nil {
+	if err := l.startContainer(ctx, l.resource(f.Component)); err != nil {
 		return fmt.Errorf("start the %s: %w", f.Component, explained(err))
 	}
 	return l.awaitService(ctx, f.Component, command)

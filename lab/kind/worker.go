@@ -56,7 +56,7 @@ func (l *Lab) makeWorker(ctx context.Context, n plan.Node, t token) error {
 	if err != nil {
 		return err
 	}
-	if err := l.docker.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+	if err := l.startContainer(ctx, id); err != nil {
 		return fmt.Errorf("start container %s: %w", n.KubernetesName, explained(err))
 	}
 	if err := l.awaitBooted(ctx, n); err != nil {
