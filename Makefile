@@ -22,8 +22,9 @@ ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 # Where Go's own archive puts it, for a shell that does not have it in its path.
 export PATH := $(PATH):/usr/local/go/bin
-# The version is stamped above, and git refuses to look into a tree of another user, as containers have it.
-export GOFLAGS := -buildvcs=false $(GOFLAGS)
+# The version is stamped above, and git refuses to look into a tree of another user, as containers have it. Without its path a tree that is
+# cloned anew needs nothing compiled, vetted or linted that was so elsewhere.
+export GOFLAGS := -buildvcs=false -trimpath $(GOFLAGS)
 
 KEYLAB  := bin/keylab
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
