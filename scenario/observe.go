@@ -7,16 +7,27 @@ import (
 	"keylab.dev/keylab/report"
 )
 
-// pollInterval is how often a lab is asked how it is: several times between two quotes of the fastest lab. Counters and notices, which are more work to
-// get, come with every tenth poll.
+// How often a lab is asked how it is: five times between two quotes, within bounds, since each answer is work for the verifier too. Counters and
+// notices, which are more work to get, come once a second.
 const (
-	pollInterval = 100 * time.Millisecond
-	rarely       = 10
+	looksPerQuote = 5
+	pollAtLeast   = 100 * time.Millisecond
+	pollAtMost    = 200 * time.Millisecond
+	rarely        = time.Second
 )
+
+// pollInterval is that of a lab whose nodes are asked for quotes so often; zero means the default.
+func pollInterval(quotes time.Duration) time.Duration {
+	if quotes == 0 {
+		return pollAtMost
+	}
+	return min(pollAtMost, max(pollAtLeast, quotes/looksPerQuote))
+}
 
 // observe records the lab until ctx ends.
 func (r *runner) observe(ctx context.Context) {
-	tick := time.NewTicker(pollInterval)
+	interval := pollInterval(time.Duration(r.scenario.Lab.Keylime.QuoteInterval))
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	var before map[string]uint64
 	for i := 0; ; i++ {
@@ -30,7 +41,7 @@ func (r *runner) observe(ctx context.Context) {
 		} else {
 			r.history.observe(r.history.now(), status)
 		}
-		if i%rarely == 0 {
+		if i%int(rarely/interval) == 0 {
 			before = r.count(ctx, before)
 			if list, err := r.lab.Notices(ctx); err == nil {
 				r.history.notices(list)
