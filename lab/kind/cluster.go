@@ -87,16 +87,16 @@ func (l *Lab) workerLabels(n plan.Node) map[string]string {
 const (
 	// Controllers are started one after the other, and ask the API server so much that its client holds them up, at twenty questions a second; kubeadm join asks
 	// for what one of them makes (the signature of cluster-info), and again only after five seconds. Controllers and scheduler ask for the lead before the API
-	// server lets them, and then not again for two seconds; later they tell every two seconds that they have it, though there is nobody else. A claim to a volume whose binding fails once, as it does when somebody
-	// else changes the volume at that moment, is looked at again only after fifteen seconds.
+	// server lets them, and then not again for two seconds; later they tell every two seconds that they have it, though there is nobody else. A claim to a
+	// volume whose binding fails once, as it does when somebody else changes the volume at that moment, is looked at again only after fifteen seconds.
 	briskControlPlane = `kind: ClusterConfiguration
 controllerManager: {extraArgs: {kube-api-qps: "200", kube-api-burst: "400", pvclaimbinder-sync-period: 1s, leader-elect: "false"}}
 scheduler: {extraArgs: {leader-elect: "false"}}
 `
-	// A node says that it has TPMs to give with its next status, which is due every ten seconds; so it looks more often, but tells only what has
-	// changed, which is Kubernetes' own default where the first of these is not set. That it lives it tells by its lease, at every quarter of that one's duration: a
-	// node that was cut off for nearly as long as Kubernetes waits for it (50 s) is not given up after it has come back. What a pod mounts is asked for when it is mounted: a kubelet that
-	// watches it gives a new watch one second, and begins anew.
+	// A node says that it has TPMs to give with its next status, which is due every ten seconds; so it looks more often, but tells only what has changed,
+	// which is Kubernetes' own default where the first of these is not set. That it lives it tells by its lease, at every quarter of that one's duration: a
+	// node that was cut off for nearly as long as Kubernetes waits for it (50 s) is not given up after it has come back. What a pod mounts is asked for when
+	// it is mounted: a kubelet that watches it gives a new watch one second, and begins anew.
 	briskKubelet = `kind: KubeletConfiguration
 nodeStatusUpdateFrequency: 1s
 nodeStatusReportFrequency: 5m

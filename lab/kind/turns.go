@@ -57,16 +57,17 @@ func (l *Lab) enterNetwork(ctx context.Context, name, id string, as *network.End
 	return l.docker.NetworkConnect(ctx, l.resource(name), id, as)
 }
 
-// dockerInTurn stands before the docker command: %[1]s is the command, %[2]s the lock's file.
+// dockerInTurn stands before the docker command: %[1]s is the command, %[2]s the lock's file, %[3]d the process for which it works. Whoever has waited
+// until that process was gone, killed perhaps, starts nothing any more: it would come after whatever takes the lab away.
 const dockerInTurn = `#!/bin/sh
 if [ "$1" = run ] && command -v flock >/dev/null; then
-  exec flock %[2]s %[1]s "$@"
+  exec flock %[2]s sh -c 'kill -0 %[3]d && exec "$0" "$@"' %[1]s "$@"
 fi
 exec %[1]s "$@"
 `
 
-// kindInTurn has the docker commands which this process starts wait for their turn, until restore is called. kind starts the containers of all nodes at once, and nothing of
-// it can be set; it finds the docker command by PATH.
+// kindInTurn has the docker commands which this process starts wait for their turn, until restore is called. kind starts the containers of all nodes at
+// once, and nothing of that can be set; it finds the docker command by PATH.
 func (l *Lab) kindInTurn() (restore func() error, err error) {
 	docker, err := exec.LookPath("docker")
 	if err != nil {
@@ -77,7 +78,7 @@ func (l *Lab) kindInTurn() (restore func() error, err error) {
 		return nil, err
 	}
 	bin := filepath.Join(l.dir.Path, "bin")
-	script := fmt.Sprintf(dockerInTurn, shellWord(docker), shellWord(filepath.Join(locks, turnLock)))
+	script := fmt.Sprintf(dockerInTurn, shellWord(docker), shellWord(filepath.Join(locks, turnLock)), os.Getpid())
 	if err := errors.Join(os.MkdirAll(bin, 0o700), atomicfile.Write(filepath.Join(bin, "docker"), []byte(script), 0o700)); err != nil {
 		return nil, fmt.Errorf("write the command by which kind starts nodes: %w", err)
 	}

@@ -1,6 +1,7 @@
 package kind
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -72,5 +73,39 @@ func TestKindInTurn(t *testing.T) {
 	}
 	if now, err := exec.LookPath("docker"); err != nil || now != filepath.Join(fake, "docker") {
 		t.Errorf("the docker command is %s afterwards, %v", now, err)
+	}
+}
+
+// A node whose turn comes when the `up` that wanted it was killed is not started: it would be there after `down`.
+func TestKindInTurnOutlived(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	up := exec.CommandContext(t.Context(), "sleep", "60")
+	if err := up.Start(); err != nil {
+		t.Fatal(err)
+	}
+	started := fmt.Sprintf("#!/bin/sh\necho started >%s\n", file("said"))
+	script := fmt.Sprintf(dockerInTurn, shellWord(file("docker")), shellWord(file("lock")), up.Process.Pid)
+	if err := errors.Join(os.WriteFile(file("docker"), []byte(started), 0o755), os.WriteFile(file("in turn"), []byte(script), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	release, err := lockFile(t.Context(), file("lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting := exec.CommandContext(t.Context(), file("in turn"), "run")
+	if err := waiting.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := up.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = up.Wait() // it was killed
+	release()
+	if err := waiting.Wait(); err == nil {
+		t.Error("the command that has waited says that it has started the node")
+	}
+	if _, err := os.Stat(file("said")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it was started all the same (%v)", err)
 	}
 }
