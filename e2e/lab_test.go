@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"keylab.dev/keylab/lab/control"
+	"keylab.dev/keylab/report"
 )
 
 // A lab of two workers through its whole life: proved, broken in every way that it is for, mended, and gone.
@@ -73,9 +74,9 @@ func TestLab(t *testing.T) {
 	t.Run("router open", func(t *testing.T) {
 		l := l.on(t)
 		l.run("fault", "open-router", "--lab", l.name)
-		for _, f := range failed(l.verify()) {
-			if !strings.HasPrefix(f, "blocked ") && !strings.HasPrefix(f, "drops-counted ") {
-				t.Errorf("an open router breaks %s", f)
+		for _, c := range l.verify().Checks {
+			if c.Status != report.Pass && c.ID != "blocked" && c.ID != "drops-counted" {
+				t.Errorf("an open router breaks %s %s: %s", c.ID, c.Subject, c.Error)
 			}
 		}
 		l.run("fault", "open-router", "--lab", l.name, "--clear")

@@ -189,7 +189,13 @@ func (l *testLab) passes() report.Result {
 	var r report.Result
 	await(l.t, "verify to pass", func() string {
 		r = l.verify()
-		return strings.Join(failed(r), "\n")
+		var wrong []string
+		for _, c := range r.Checks {
+			if !c.Passed() {
+				wrong = append(wrong, c.Name()+": "+c.Error)
+			}
+		}
+		return strings.Join(wrong, "\n")
 	})
 	return r
 }

@@ -93,14 +93,11 @@ const (
 controllerManager: {extraArgs: {kube-api-qps: "200", kube-api-burst: "400", pvclaimbinder-sync-period: 1s, leader-elect: "false"}}
 scheduler: {extraArgs: {leader-elect: "false"}}
 `
-	// A node says that it has TPMs to give with its next status, which is due every ten seconds; so it looks more often, but tells only what has changed,
-	// which is Kubernetes' own default where the first of these is not set. That it lives it tells by its lease, at every quarter of that one's duration: a
-	// node that was cut off for nearly as long as Kubernetes waits for it (50 s) is not given up after it has come back. What a pod mounts is asked for when
-	// it is mounted: a kubelet that watches it gives a new watch one second, and begins anew.
+	// A node says that it has TPMs to give with its next status, which is due every ten seconds. That it then tells its status every second, changed or not,
+	// is also how Kubernetes hears at once of a node that was cut off. What a pod mounts is asked for when it is mounted: a kubelet that watches it gives a new
+	// watch one second, and begins anew.
 	briskKubelet = `kind: KubeletConfiguration
 nodeStatusUpdateFrequency: 1s
-nodeStatusReportFrequency: 5m
-nodeLeaseDurationSeconds: 8
 configMapAndSecretChangeDetectionStrategy: Get
 `
 )

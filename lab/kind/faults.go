@@ -234,24 +234,8 @@ func (l *Lab) partition(ctx context.Context, f fault) error {
 	return nil
 }
 
-// heal returns when Kubernetes, too, has heard of the node again: else it might give the node up after it has come back, and the ingress its agent.
 func (l *Lab) heal(ctx context.Context, f fault) error {
-	k, err := l.cluster()
-	if err != nil {
-		return err
-	}
-	node := f.On[0].KubernetesName
-	before, err := k.lifeSign(ctx, node)
-	if err != nil {
-		return err
-	}
-	if _, err := l.execOutput(ctx, node, "nft", noPartition()); err != nil {
-		return err
-	}
-	if err := k.awaitLife(ctx, node, before); err != nil {
-		return err
-	}
-	if err := l.awaitReady(ctx, node); err != nil {
+	if _, err := l.execOutput(ctx, f.On[0].KubernetesName, "nft", noPartition()); err != nil {
 		return err
 	}
 	if err := l.awaitRoute(ctx, f.On[0], f.On[0]); err != nil {

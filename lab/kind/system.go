@@ -85,23 +85,3 @@ func notReady(n corev1.Node) string {
 	}
 	return "it has not said anything yet"
 }
-
-// lifeSign is which renewal of its lease a node's kubelet has last told Kubernetes.
-func (k *kube) lifeSign(ctx context.Context, node string) (string, error) {
-	lease, err := k.typed.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, node, metav1.GetOptions{})
-	if err != nil {
-		return "", fmt.Errorf("ask when node %s last said that it lives: %w", node, err)
-	}
-	return lease.ResourceVersion, nil
-}
-
-// awaitLife waits until Kubernetes has had another sign of life of a node than that one.
-func (k *kube) awaitLife(ctx context.Context, node, before string) error {
-	return fleet.Await(ctx, "node "+node+" to tell Kubernetes that it lives", func(ctx context.Context) (string, error) {
-		now, err := k.lifeSign(ctx, node)
-		if err == nil && now == before {
-			return "nothing since it was cut off", nil
-		}
-		return "", err
-	})
-}
