@@ -15,8 +15,8 @@ import (
 	"keylab.dev/keylab/internal/atomicfile"
 )
 
-// Containers enter a network one after the other. Docker before 28 counts a network's endpoints, and two that come at the same moment may count as three: then the
-// network can never be removed ("has active endpoints", though there is none) before the daemon is started again.
+// Containers enter a network one after the other. Docker counts a network's endpoints, and two that come at the same moment may count as three (seen with 20.10):
+// then the network can never be removed ("has active endpoints", though there is none) before the daemon is started again.
 //
 // The turn is a file that is locked, since the docker commands by which kind starts its nodes take it too.
 
