@@ -132,7 +132,7 @@ func (s *service) awaitReady(ctx context.Context, c keylime.Command) error {
 
 // stop ends the service by force: it holds nothing worth keeping, and its orderly end is not measured.
 func (s *service) stop() error {
-	if err := keylime.SignalGroup(s.cmd.Process, syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := keylime.SignalGroup(s.cmd.Process.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	<-s.done

@@ -102,6 +102,7 @@ func (b *builder) build(ctx context.Context) error {
 		{what: "render the default configuration", argv: []string{i.Python, i.script("keylime_upgrade_config"), "--defaults",
 			"--templates", i.Templates, "--out", i.Config}},
 		{what: "make empty databases", then: func() error { return b.makeDatabases(ctx) }},
+		{what: "list the libraries", then: func() error { return b.listLibraries(ctx) }},
 	}
 	for _, s := range steps {
 		start := time.Now()
@@ -259,13 +260,40 @@ func unpackTemplates(sdistDir, to string) error {
 	return nil
 }
 
+// librariesScript imports what Keylime's services and its tenant are, and writes which modules have been imported that are not Keylime's.
+const librariesScript = `
+import importlib, sys
+from keylime.mba import mba
+for name in ("registrar", "verifier", "tenant"):
+    importlib.import_module("keylime.cmd." + name)
+mba.load_imports(skip_custom_policies=True)
+names = [n for n, m in sys.modules.items() if getattr(m, "__spec__", None) and m.__spec__.name == n and n.partition(".")[0] != "keylime"]
+with open(sys.argv[1], "w", encoding="utf-8") as file:
+    file.write("\n".join(names) + "\n")
+`
+
+func (b *builder) listLibraries(ctx context.Context) error {
+	scratch, err := os.MkdirTemp("", "keylab-keylime-") // Keylime may put things into its working folder as it is imported
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	return b.run(ctx, "list the libraries", b.keylimeEnv(scratch), b.inst.Python, "-c", librariesScript, b.inst.Libraries)
+}
+
+// keylimeEnv is the environment of Keylime with its default configuration and that working folder.
+func (b *builder) keylimeEnv(dir string) []string {
+	env := []string{"KEYLIME_DIR=" + dir}
+	for _, c := range components {
+		env = append(env, configEnv(c, filepath.Join(b.inst.Config, c+".conf")))
+	}
+	return env
+}
+
 // makeDatabases lets Keylime migrate fresh databases once, so that a lab's services need not do it at each start.
 func (b *builder) makeDatabases(ctx context.Context) error {
 	i := b.inst
-	env := []string{"KEYLIME_DIR=" + i.Databases}
-	for _, c := range components {
-		env = append(env, configEnv(c, filepath.Join(i.Config, c+".conf")))
-	}
+	env := b.keylimeEnv(i.Databases)
 	code := "from keylime.common.migrations import apply; import sys; apply(sys.argv[1])"
 	for _, db := range []string{"cloud_verifier", "registrar"} {
 		if err := b.run(ctx, "make an empty database for the "+db, env, i.Python, "-c", code, db); err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -35,24 +36,9 @@ func (c Command) Exec(ctx context.Context) *exec.Cmd {
 	cmd.Env = c.Env
 	cmd.Dir = c.Dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return SignalGroup(cmd.Process, syscall.SIGTERM) }
+	cmd.Cancel = func() error { return SignalGroup(cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
-}
-
-// SignalGroup sends a signal to the process group that a process from [Command.Exec] leads. A service has to be stopped this way: its
-// main process ignores SIGTERM and ends when its workers have ended.
-func SignalGroup(p *os.Process, sig syscall.Signal) error {
-	if p == nil {
-		return os.ErrProcessDone
-	}
-	if err := syscall.Kill(-p.Pid, sig); err != nil {
-		if errors.Is(err, syscall.ESRCH) {
-			return os.ErrProcessDone
-		}
-		return fmt.Errorf("send %s to process group %d: %w", sig, p.Pid, err)
-	}
-	return nil
 }
 
 // Ready waits until the service really answers (GET /version on each of its ports, with TLS where there is TLS), or until ctx ends; then
@@ -115,14 +101,8 @@ func (c *Configured) RuntimePolicy(allowlist, output string, keys ...string) Com
 
 func (c *Configured) command(service string, args ...string) Command {
 	dir := c.workDirs[service]
-	path := os.Getenv("PATH")
-	if path == "" {
-		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	}
-	env := append([]string{
-		"PATH=" + path, // the verifier runs tpm2_eventlog
+	env := slices.Concat(pythonEnv(), []string{
 		"HOME=" + dir,
-		"LANG=C.UTF-8",
 		"KEYLIME_DIR=" + dir,
 		// Keylime's TLS contexts take in the system's certificate authorities, and its HTTP library those of Mozilla for each connection: tens of
 		// milliseconds each time, and it would trust them all. These variables, read by OpenSSL and by requests, leave the lab's own authority.
@@ -130,14 +110,27 @@ func (c *Configured) command(service string, args ...string) Command {
 		"SSL_CERT_DIR=" + c.RunDir(),
 		"REQUESTS_CA_BUNDLE=" + c.PKI.CACertFile(),
 		"XDG_RUNTIME_DIR=" + c.RunDir(), // for the socket between a service's processes, where /run/keylime cannot be used
+	}, c.environ)
+	return Command{Name: service, Argv: append([]string{c.Installation.Python}, args...), Env: env, Dir: dir}
+}
+
+// pythonEnv is the part of the environment that every Python of ours has. Nothing else is inherited.
+func pythonEnv() []string {
+	path := os.Getenv("PATH")
+	if path == "" {
+		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	}
+	env := []string{
+		"PATH=" + path, // the verifier runs tpm2_eventlog
+		"LANG=C.UTF-8",
 		"PYTHONUNBUFFERED=1",
 		"PYTHONNOUSERSITE=1",
 		"PYTHONDONTWRITEBYTECODE=1", // the installation is compiled already, and shared
-	}, c.environ...)
+	}
 	if tz := os.Getenv("TZ"); tz != "" {
 		env = append(env, "TZ="+tz)
 	}
-	return Command{Name: service, Argv: append([]string{c.Installation.Python}, args...), Env: env, Dir: dir}
+	return env
 }
 
 // RunDir is the folder for the socket between the processes of a service; it holds nothing else.

@@ -15,6 +15,8 @@
 //	res, err := en.Enroll(ctx, keylime.Request{UUID: id})                          // what `keylime_tenant -c add` does
 //	agent, err := kl.VerifierClient(nil).Agent(ctx, id)
 //
+// [StartForkServer] starts commands with less work than Exec, where several of them run beside one another on one machine.
+//
 // Three things about Keylime shape this package:
 //
 //   - Any certificate signed by the certificate authority that the services trust (in Keylime "cv_ca") is an administrator's. So agents

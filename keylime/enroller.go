@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,9 +24,9 @@ var enrollScript []byte
 
 // EnrollerOptions says how to run the enroller.
 type EnrollerOptions struct {
-	Parallel int                   // commands at the same time; default 4: each mostly waits for the network and the TPM
-	Start    func(*exec.Cmd) error // starts the process where the tenant shall be, e.g. in a network namespace; default cmd.Start
-	Stderr   io.Writer             // what Keylime prints while it is imported; default: kept for errors only
+	Parallel int       // commands at the same time; default 4: each mostly waits for the network and the TPM
+	Start    StartFunc // starts the process where the tenant shall be, e.g. in a network namespace; default: as a child of this process
+	Stderr   io.Writer // what Keylime prints while it is imported; default: kept for errors only
 }
 
 // Enroller is one long-lived Python process that runs Keylime's own tenant, by its own main function, once for each request, in a fork.
@@ -35,7 +34,7 @@ type EnrollerOptions struct {
 // Its methods may be called from several goroutines at once.
 type Enroller struct {
 	conf     *Configured
-	cmd      *exec.Cmd
+	process  Process
 	ready    chan struct{} // closed when Keylime is imported
 	ended    chan struct{} // closed when the process has ended
 	imported time.Duration
@@ -67,7 +66,7 @@ func StartEnroller(ctx context.Context, c *Configured, opts EnrollerOptions) (*E
 		opts.Parallel = 4
 	}
 	if opts.Start == nil {
-		opts.Start = (*exec.Cmd).Start
+		opts.Start = func(c Command, std Stdio) (Process, error) { return StartCmd(c.Exec(context.Background()), std) }
 	}
 	script := filepath.Join(c.Dir, "enroll.py")
 	if err := atomicfile.Write(script, enrollScript, 0o600); err != nil {
@@ -75,31 +74,52 @@ func StartEnroller(ctx context.Context, c *Configured, opts EnrollerOptions) (*E
 	}
 	command := c.command("tenant", script, strconv.Itoa(opts.Parallel))
 	command.Name = "enroller"
-	e := &Enroller{conf: c, cmd: command.Exec(ctx), ready: make(chan struct{}), ended: make(chan struct{}), pending: map[int]chan scriptReply{}}
-	// Forks that are under way keep the pipes open; do not wait for them.
-	e.cmd.Cancel = func() error { return SignalGroup(e.cmd.Process, syscall.SIGKILL) }
-	e.cmd.Stderr = &e.stderr
-	if opts.Stderr != nil {
-		e.cmd.Stderr = io.MultiWriter(&e.stderr, opts.Stderr)
+	e := &Enroller{conf: c, ready: make(chan struct{}), ended: make(chan struct{}), pending: map[int]chan scriptReply{}}
+	var ours, theirs [3]*os.File // its standard input, output and error
+	for n := range ours {
+		r, w, err := os.Pipe()
+		if err != nil {
+			closeFiles(append(ours[:n], theirs[:n]...))
+			return nil, fmt.Errorf("enroller: %w", err)
+		}
+		if ours[n], theirs[n] = r, w; n == 0 {
+			ours[n], theirs[n] = w, r
+		}
 	}
-	stdin, err := e.cmd.StdinPipe()
+	process, err := opts.Start(command, Stdio{In: theirs[0], Out: theirs[1], Err: theirs[2]})
+	closeFiles(theirs[:])
 	if err != nil {
-		return nil, fmt.Errorf("enroller: %w", err)
+		closeFiles(ours[:])
+		return nil, fmt.Errorf("start the enroller (%s): %w", strings.Join(command.Argv, " "), err)
 	}
-	stdout, err := e.cmd.StdoutPipe()
-	if err != nil {
-		return nil, fmt.Errorf("enroller: %w", err)
-	}
-	e.stdin = stdin
-	if err := opts.Start(e.cmd); err != nil {
-		return nil, fmt.Errorf("start the enroller (%s): %w", strings.Join(e.cmd.Args, " "), err)
-	}
-	go e.readReplies(stdout)
+	e.process, e.stdin = process, ours[0]
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		defer ours[2].Close()
+		to := io.Writer(&e.stderr)
+		if opts.Stderr != nil {
+			to = io.MultiWriter(to, opts.Stderr)
+		}
+		io.Copy(to, ours[2])
+	}()
+	stop := context.AfterFunc(ctx, func() { SignalGroup(process.Pid(), syscall.SIGKILL) })
+	go func() {
+		defer stop()
+		defer ours[1].Close()
+		e.readReplies(ours[1], said)
+	}()
 	return e, nil
 }
 
-// readReplies hands each reply to the request that waits for it, until the process ends.
-func (e *Enroller) readReplies(stdout io.Reader) {
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// readReplies hands each reply to the request that waits for it, until the process ends. said is closed when all is read that it wrote as errors.
+func (e *Enroller) readReplies(stdout io.Reader, said <-chan struct{}) {
 	dec := json.NewDecoder(bufio.NewReader(stdout))
 	var readErr error
 	for {
@@ -121,9 +141,10 @@ func (e *Enroller) readReplies(stdout io.Reader) {
 		}
 	}
 	if !errors.Is(readErr, io.EOF) {
-		SignalGroup(e.cmd.Process, syscall.SIGKILL) // what it writes makes no sense; Wait must not wait for it
+		SignalGroup(e.process.Pid(), syscall.SIGKILL) // what it writes makes no sense; Wait must not wait for it
 	}
-	err := e.cmd.Wait()
+	err := e.process.Wait()
+	<-said
 	switch {
 	case err != nil:
 		err = fmt.Errorf("%w: %w\n%s", ErrEnrollerEnded, err, indent(e.stderr.String()))
@@ -222,7 +243,7 @@ func (e *Enroller) Close(ctx context.Context) error {
 	select {
 	case <-e.ended:
 	case <-ctx.Done():
-		if err := SignalGroup(e.cmd.Process, syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		if err := SignalGroup(e.process.Pid(), syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return fmt.Errorf("enroller: %w", err)
 		}
 		<-e.ended

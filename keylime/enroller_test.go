@@ -3,9 +3,9 @@ package keylime
 import (
 	"context"
 	"errors"
-	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -99,7 +99,7 @@ func TestEnrollerThatDies(t *testing.T) {
 	if _, err := en.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := en.cmd.Process.Kill(); err != nil {
+	if err := SignalGroup(en.process.Pid(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -120,9 +120,9 @@ func TestEnrollerThatCannotStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	broken := func(cmd *exec.Cmd) error {
-		cmd.Path, cmd.Args[0] = "/usr/bin/python3", "/usr/bin/python3" // without Keylime
-		return cmd.Start()
+	broken := func(c Command, std Stdio) (Process, error) {
+		c.Argv[0] = "/usr/bin/python3" // without Keylime
+		return StartCmd(c.Exec(t.Context()), std)
 	}
 	en, err := StartEnroller(t.Context(), kl, EnrollerOptions{Start: broken})
 	if err != nil {

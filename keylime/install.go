@@ -18,7 +18,7 @@ import (
 )
 
 // installLayout is part of an installation's name: raise it whenever the steps below change what they leave on disk.
-const installLayout = "2"
+const installLayout = "3"
 
 // InstallOptions says which Keylime to install, where, and with which Python.
 type InstallOptions struct {
@@ -61,6 +61,7 @@ type Installation struct {
 	Scripts   string // folder of keylime_verifier, keylime_registrar, keylime_tenant, ...
 	Templates string // configuration templates of Keylime's source distribution
 	Config    string // the .conf files that keylime_upgrade_config renders from Templates, with Keylime's own defaults
+	Libraries string // the names of all modules that Keylime's services and tenant import and that are not its own, for [StartForkServer]
 	Databases string // empty SQLite databases at the newest schema, made by Keylime's own migrations
 }
 
@@ -128,6 +129,7 @@ func layoutOf(version, dir string) *Installation {
 		Scripts:   filepath.Join(dir, "venv", "bin"),
 		Templates: filepath.Join(dir, "templates"),
 		Config:    filepath.Join(dir, "config"),
+		Libraries: filepath.Join(dir, "libraries.txt"),
 		Databases: filepath.Join(dir, "databases"),
 	}
 }

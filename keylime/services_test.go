@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// services starts registrar and verifier and waits until both answer. They end with the test, and their logs are shown if it fails.
-func services(t testing.TB, change func(*Config)) *Configured {
+// configured is a Keylime that is ready to be started.
+func configured(t testing.TB, change func(*Config)) *Configured {
 	t.Helper()
 	dir := t.TempDir()
 	pki, err := CreatePKI(filepath.Join(dir, "pki"), PKIOptions{})
@@ -29,9 +29,16 @@ func services(t testing.TB, change func(*Config)) *Configured {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return kl
+}
+
+// services starts registrar and verifier and waits until both answer. They end with the test, and their logs are shown if it fails.
+func services(t testing.TB, change func(*Config)) *Configured {
+	t.Helper()
+	kl := configured(t, change)
 	start := time.Now()
 	for _, c := range []Command{kl.Registrar(), kl.Verifier()} {
-		launch(t, c, dir)
+		launch(t, c, filepath.Dir(kl.Dir))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()

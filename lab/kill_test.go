@@ -68,6 +68,18 @@ func TestKilled(t *testing.T) {
 			t.Errorf("the EK CA is another one after a crash: %s, was %s", after, before)
 		}
 		all := labProcesses(t, status(t, l).PID)
+		kill9(t, find(t, all, "forkserver.py")...) // the services end with it, but can be started again
+		s := degraded(t, l, func(s lab.Status) bool {
+			return component(s, "registrar").State == "dead" && component(s, "verifier").State == "dead"
+		})
+		if c := component(s, "verifier"); !strings.Contains(c.Detail, "fork server has ended: signal: killed") {
+			t.Errorf("how it ended is not said: %+v", c)
+		}
+		for _, service := range []string{"registrar", "verifier"} {
+			mend(t, l, control.Fault{Kind: control.FaultServiceKilled, Component: service})
+		}
+		attested(t, l, 2)
+		all = labProcesses(t, status(t, l).PID)
 		kill9(t, all[0]) // the sandbox' first process
 		awaitGone(t, all...)
 		nothingOnHost(t, l.Dir().Key(), false)

@@ -222,9 +222,10 @@ func (l *Lab) startEnroller(ctx context.Context, log io.Writer) (*keylime.Enroll
 	}
 	return keylime.StartEnroller(ctx, configured, keylime.EnrollerOptions{
 		Stderr: log, Parallel: fleet.EnrolAtOnce(l.planned),
-		Start: func(cmd *exec.Cmd) error {
+		Start: func(c keylime.Command, std keylime.Stdio) (keylime.Process, error) {
+			cmd := c.Exec(context.WithoutCancel(ctx))
 			l.dockerExec(cmd, l.resource(plan.Tenant), []string{"-i"})
-			return cmd.Start()
+			return keylime.StartCmd(cmd, std)
 		},
 	})
 }

@@ -64,7 +64,7 @@ func (n *node) startBinaryAgent(path string) (nodeAgent, error) {
 		env = append(env, "KEYLIME_AGENT_"+name+"="+options[name])
 	}
 	command := keylime.Command{Name: "agent of " + n.Name, Argv: []string{"sh", "-c", `umask 077 && exec "$0"`, path}, Env: env, Dir: dir}
-	p, err := startProcess(n.s.plan.Lab, n.Name, command, n.s.dir.Log(n.Name))
+	p, err := n.s.startProcess(n.Name, command, n.s.execOn(n.Name))
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +25,7 @@ type process struct {
 	name string
 	argv []string
 	log  string
-	cmd  *exec.Cmd
+	as   keylime.Process
 	done chan struct{}
 	mu   sync.Mutex // of how
 	err  error      // once done is closed
@@ -34,8 +33,9 @@ type process struct {
 	from int64      // where its own output begins in the log file
 }
 
-// startProcess starts a program on a host. It lives until stop, or until the sandbox ends.
-func startProcess(lab, host string, c keylime.Command, log string) (*process, error) {
+// startProcess starts a program on a host, by one of the two ways below. It lives until stop, or until the sandbox ends.
+func (s *supervisor) startProcess(host string, c keylime.Command, start keylime.StartFunc) (*process, error) {
+	log := s.dir.Log(host)
 	out, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the log of %s: %w", c.Name, err)
@@ -45,19 +45,49 @@ func startProcess(lab, host string, c keylime.Command, log string) (*process, er
 	if info, err := out.Stat(); err == nil {
 		p.from = info.Size()
 	}
-	p.cmd = c.Exec(context.Background())
-	sandbox.On(p.cmd, lab, host)
-	p.cmd.Stdout, p.cmd.Stderr = out, out
-	if err := p.cmd.Start(); err != nil {
+	if p.as, err = start(c, keylime.Stdio{Out: out, Err: out}); err != nil {
 		return nil, fmt.Errorf("start %s (%s): %w", c.Name, strings.Join(c.Argv, " "), err)
 	}
 	go func() {
-		p.err = p.cmd.Wait()
+		p.err = p.as.Wait()
 		// Workers that outlive their main process would go on serving a service that is dead to whoever looks.
-		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+		_ = keylime.SignalGroup(p.as.Pid(), syscall.SIGKILL)
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// execOn starts programs on a host.
+func (s *supervisor) execOn(host string) keylime.StartFunc {
+	return func(c keylime.Command, std keylime.Stdio) (keylime.Process, error) {
+		cmd := c.Exec(context.Background())
+		sandbox.On(cmd, s.plan.Lab, host)
+		return keylime.StartCmd(cmd, std)
+	}
+}
+
+// forkOn starts Keylime's programs on a host, by a process that has their libraries already.
+func (s *supervisor) forkOn(host string) keylime.StartFunc {
+	return func(c keylime.Command, std keylime.Stdio) (keylime.Process, error) {
+		namespaces, err := sandbox.Namespaces(s.plan.Lab, host)
+		if err != nil {
+			return nil, err
+		}
+		defer func() {
+			for _, f := range namespaces {
+				f.Close()
+			}
+		}()
+		s.mu.Lock()
+		server := s.forks
+		s.mu.Unlock()
+		p, err := server.Start(c, std, namespaces...)
+		if errors.Is(err, keylime.ErrForkServerEnded) { // somebody has killed it, and the services with it: they must be able to start again
+			s.log.Warn("starting without the fork server", "command", c.Name, "error", err)
+			return s.execOn(host)(c, std)
+		}
+		return p, err
+	}
 }
 
 // alive tells whether the program still runs.
@@ -72,16 +102,15 @@ func (p *process) alive() bool {
 
 // stop ends the program and its children: SIGTERM, and SIGKILL for what is left after the grace.
 func (p *process) stop(ctx context.Context) error {
-	group := -p.cmd.Process.Pid
 	p.mark(proof.EndStopped)
-	_ = syscall.Kill(group, syscall.SIGTERM)
+	_ = keylime.SignalGroup(p.as.Pid(), syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, stopGrace)
 	defer cancel()
 	select {
 	case <-p.done:
 	case <-ctx.Done():
 	}
-	_ = syscall.Kill(group, syscall.SIGKILL)
+	_ = keylime.SignalGroup(p.as.Pid(), syscall.SIGKILL)
 	<-p.done
 	return nil
 }
@@ -89,7 +118,7 @@ func (p *process) stop(ctx context.Context) error {
 // kill ends the program and its children at once.
 func (p *process) kill() {
 	p.mark(proof.EndKilled)
-	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	_ = keylime.SignalGroup(p.as.Pid(), syscall.SIGKILL)
 	<-p.done
 }
 
@@ -106,7 +135,7 @@ func (p *process) mark(how proof.End) {
 func (p *process) facts() proof.Process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	f := proof.Process{Running: p.alive(), ID: strconv.Itoa(p.cmd.Process.Pid)}
+	f := proof.Process{Running: p.alive(), ID: strconv.Itoa(p.as.Pid())}
 	if !f.Running {
 		f.End, f.Detail = p.how, firstLine(p.died())
 	}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/control"
 	"keylab.dev/keylab/lab/fleet"
+	"keylab.dev/keylab/lab/netns/sandbox"
 	"keylab.dev/keylab/lab/plan"
 )
 
@@ -17,6 +19,13 @@ func (s *supervisor) configureKeylime(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	forks, err := keylime.StartForkServer(installation, filepath.Join(sandbox.RuntimeDir, "forkserver"))
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.forks = forks // imports while certificates are made
+	s.mu.Unlock()
 	configured, err := fleet.Configure(ctx, s.dir, s.plan, installation)
 	if err != nil {
 		return err
@@ -27,6 +36,16 @@ func (s *supervisor) configureKeylime(ctx context.Context) error {
 	s.registrar = configured.RegistrarClient(s.dialFrom(plan.Tenant))
 	s.verifier = configured.VerifierClient(s.dialFrom(plan.Tenant))
 	return nil
+}
+
+func (s *supervisor) closeForks(context.Context) error {
+	s.mu.Lock()
+	forks := s.forks
+	s.mu.Unlock()
+	if forks == nil {
+		return nil
+	}
+	return forks.Close()
 }
 
 // dialFrom connects from a host of the lab, once the network is there.
@@ -55,7 +74,7 @@ func (s *supervisor) startVerifier(ctx context.Context) error {
 
 // startService starts one of Keylime's services on the host of its name, and waits until it answers.
 func (s *supervisor) startService(ctx context.Context, host string, c keylime.Command) error {
-	ready := func(ctx context.Context) error { return c.Ready(ctx, s.dialFrom(plan.Tenant)) }
+	start, ready := s.forkOn(host), func(ctx context.Context) error { return c.Ready(ctx, s.dialFrom(plan.Tenant)) }
 	s.mu.Lock()
 	skew := s.skew[host]
 	s.mu.Unlock()
@@ -64,9 +83,9 @@ func (s *supervisor) startService(ctx context.Context, host string, c keylime.Co
 		if c, err = skewed(c, skew); err != nil {
 			return err
 		}
-		ready = s.awaitHandshake(host)
+		start, ready = s.execOn(host), s.awaitHandshake(host) // what shows it another time is loaded by an exec
 	}
-	p, err := startProcess(s.plan.Lab, host, c, s.dir.Log(host))
+	p, err := s.startProcess(host, c, start)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ func (s *supervisor) steps() []steps.Step {
 	works := map[string]work{
 		plan.StepNetwork:   {s.buildNetwork, func(context.Context) error { return s.closeNetwork() }},
 		plan.StepEKCA:      {s.openCAs, nil},
-		plan.StepConfig:    {s.configureKeylime, nil},
+		plan.StepConfig:    {s.configureKeylime, s.closeForks},
 		plan.StepDNS:       {s.startDNS, func(context.Context) error { return s.closeDNS() }},
 		plan.StepIngress:   {s.startIngress, func(context.Context) error { return s.closeIngress() }},
 		plan.StepRegistrar: {s.startRegistrar, s.stopService(plan.Registrar)},

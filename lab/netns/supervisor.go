@@ -51,6 +51,7 @@ type supervisor struct {
 	ingressStarts int                      // since the first
 	ingressAt     netip.Addr               // where a fault has moved it; the zero Addr: where the plan has it
 	cas           *authority.Set
+	forks         *keylime.ForkServer // of which the services and the tenant are forks
 	configured    *keylime.Configured
 	services      map[string]*process
 	registrar     *keylime.RegistrarClient

@@ -2,11 +2,9 @@ package netns
 
 import (
 	"context"
-	"os/exec"
 
 	"keylab.dev/keylab/keylime"
 	"keylab.dev/keylab/lab/fleet"
-	"keylab.dev/keylab/lab/netns/sandbox"
 	"keylab.dev/keylab/lab/plan"
 )
 
@@ -18,11 +16,7 @@ func (s *supervisor) startTenant(context.Context) error {
 		return err
 	}
 	e, err := keylime.StartEnroller(context.Background(), s.configured, keylime.EnrollerOptions{
-		Stderr: log, Parallel: fleet.EnrolAtOnce(s.plan),
-		Start: func(cmd *exec.Cmd) error {
-			sandbox.On(cmd, s.plan.Lab, plan.Tenant)
-			return cmd.Start()
-		},
+		Stderr: log, Parallel: fleet.EnrolAtOnce(s.plan), Start: s.forkOn(plan.Tenant),
 	})
 	if err != nil {
 		return err

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +24,50 @@ func HostDir(host string) string { return filepath.Join(RuntimeDir, "hosts", hos
 func On(cmd *exec.Cmd, lab, host string) {
 	cmd.Args = append([]string{filepath.Base(cmd.Args[0]), Marker, roleRun, lab, host, "--"}, cmd.Args...)
 	cmd.Path, cmd.Err = "/proc/self/exe", nil
+}
+
+// Namespaces are new namespaces like those that On gives a process of a lab host, to be entered with setns(2) by a process that is in the sandbox already.
+func Namespaces(lab, host string) (files []*os.File, err error) {
+	// A process is made on the host, and through once it echoes what it is told.
+	holder := exec.Command("cat")
+	var failure strings.Builder
+	holder.Stderr = &failure
+	On(holder, lab, host)
+	in, err := holder.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := holder.Start(); err != nil {
+		return nil, fmt.Errorf("enter host %s: %w", host, err)
+	}
+	defer func() {
+		in.Close()
+		if waitErr := holder.Wait(); err != nil {
+			err = fmt.Errorf("enter host %s: %w", host, errors.Join(err, waitErr, errors.New(strings.TrimSpace(failure.String()))))
+			for _, f := range files {
+				f.Close()
+			}
+			files = nil
+		}
+	}()
+	if _, err := io.WriteString(in, "\n"); err != nil {
+		return nil, err
+	}
+	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+		return nil, err
+	}
+	for _, kind := range []string{"net", "uts", "mnt"} { // the mounts last: they change what is found in /proc
+		f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", holder.Process.Pid, kind))
+		if err != nil {
+			return files, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
 }
 
 // EnterCommand makes a command like those of On, for a caller outside the sandbox: it enters the namespaces of the sandbox in which process
