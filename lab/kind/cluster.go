@@ -93,11 +93,12 @@ const (
 controllerManager: {extraArgs: {kube-api-qps: "200", kube-api-burst: "400", pvclaimbinder-sync-period: 1s, leader-elect: "false"}}
 scheduler: {extraArgs: {leader-elect: "false"}}
 `
-	// A node says that it has TPMs to give with its next status, which is due every ten seconds. That it then tells its status every second, changed or not,
-	// is also how Kubernetes hears at once of a node that was cut off. What a pod mounts is asked for when it is mounted: a kubelet that watches it gives a new
+	// A node says that it has TPMs to give with its next status, for which it looks at itself every ten seconds: here every second, and what has not changed it tells
+	// every ten, which is most of what a cluster does that idles. What a pod mounts is asked for when it is mounted: a kubelet that watches it gives a new
 	// watch one second, and begins anew.
 	briskKubelet = `kind: KubeletConfiguration
 nodeStatusUpdateFrequency: 1s
+nodeStatusReportFrequency: 10s
 configMapAndSecretChangeDetectionStrategy: Get
 `
 )

@@ -234,8 +234,28 @@ func (l *Lab) partition(ctx context.Context, f fault) error {
 	return nil
 }
 
+// heal returns when Kubernetes has heard of the node again and has its agent for ready. A node that was cut off for about as long as Kubernetes waits (50 s) is given up
+// when it has hardly come back, and with it its pods, until its kubelet has asked after them: it may wait half a minute before it does.
 func (l *Lab) heal(ctx context.Context, f fault) error {
-	if _, err := l.execOutput(ctx, f.On[0].KubernetesName, "nft", noPartition()); err != nil {
+	k, err := l.cluster()
+	if err != nil {
+		return err
+	}
+	node := f.On[0].KubernetesName
+	before, err := k.heartbeat(ctx, node)
+	if err != nil {
+		return err
+	}
+	if _, err := l.execOutput(ctx, node, "nft", noPartition()); err != nil {
+		return err
+	}
+	if err := k.awaitHeartbeat(ctx, node, before); err != nil {
+		return err
+	}
+	if err := l.awaitReady(ctx, node); err != nil {
+		return err
+	}
+	if err := l.awaitAgent(f.On[0])(ctx); err != nil {
 		return err
 	}
 	if err := l.awaitRoute(ctx, f.On[0], f.On[0]); err != nil {

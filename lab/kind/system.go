@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -84,4 +85,29 @@ func notReady(n corev1.Node) string {
 		}
 	}
 	return "it has not said anything yet"
+}
+
+// heartbeat is when a node's kubelet last told its status, by its own clock; to the second.
+func (k *kube) heartbeat(ctx context.Context, node string) (time.Time, error) {
+	n, err := k.typed.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("ask when node %s last told its status: %w", node, err)
+	}
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.LastHeartbeatTime.Time, nil
+		}
+	}
+	return time.Time{}, nil
+}
+
+// awaitHeartbeat waits until a node has told its status once more.
+func (k *kube) awaitHeartbeat(ctx context.Context, node string, before time.Time) error {
+	return fleet.Await(ctx, "node "+node+" to tell Kubernetes its status", func(ctx context.Context) (string, error) {
+		now, err := k.heartbeat(ctx, node)
+		if err == nil && now.Equal(before) {
+			return "nothing since " + before.Format(time.TimeOnly), nil
+		}
+		return "", err
+	})
 }
