@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,7 +39,21 @@ func TestPush(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantState(t, l, "b", "agent dead")
-		verify(t, l, refusedNow("attested b")...)
+		expected := refusedNow("attested b")
+		for _, c := range failed(t, l).Checks {
+			name := c.ID + " " + c.Subject
+			i := slices.Index(expected, name)
+			switch {
+			case i >= 0 && !c.Passed():
+				expected = slices.Delete(expected, i, i+1)
+			case name == "challenge b": // chance: the agent may have been stopped in the middle of an answer
+			case !c.Passed():
+				t.Errorf("%s failed: %s", name, c.Error)
+			}
+		}
+		if len(expected) > 0 {
+			t.Errorf("with the agent of b dead these pass, or are not made: %q", expected)
+		}
 		fault.Clear = true
 		if _, err := l.Fault(t.Context(), fault); err != nil {
 			t.Fatal(err)

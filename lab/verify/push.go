@@ -41,8 +41,12 @@ func (v *verification) challenge(ctx context.Context, n Node) (string, error) {
 	}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	var uncounted error
 	for {
 		a, err := v.nextAttestation(ctx, n, nil)
+		if ctx.Err() != nil && uncounted != nil {
+			return "", uncounted // which is why there was waiting
+		}
 		if err != nil {
 			return "", err
 		}
@@ -50,6 +54,7 @@ func (v *verification) challenge(ctx context.Context, n Node) (string, error) {
 		if !errors.Is(err, errUncounted) {
 			return evidence, err
 		}
+		uncounted = err
 		select {
 		case <-ctx.Done():
 			return "", err
@@ -90,11 +95,16 @@ func (v *verification) checkChallenge(n Node, a *keylime.PushAttestation, ak []b
 func (v *verification) nextAttestation(ctx context.Context, n Node, before *keylime.PushAttestation) (*keylime.PushAttestation, error) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	var last *keylime.PushAttestation
 	for {
 		a, err := v.target.Verifier().LatestAttestation(ctx, n.UUID)
-		if err != nil {
+		if err != nil && (ctx.Err() == nil || last == nil) {
 			return nil, fmt.Errorf("ask the verifier for the latest attestation of %s: %w", n.UUID, err)
 		}
+		if err != nil { // the time was up in the middle of a question: what was waited for is said below
+			a = last
+		}
+		last = a
 		if a.Complete() && (before == nil || !bytes.Equal(a.Challenge, before.Challenge)) {
 			return a, nil
 		}
