@@ -242,12 +242,9 @@ func (l *Lab) heal(ctx context.Context, f fault) error {
 		return err
 	}
 	node := f.On[0].KubernetesName
-	before, err := k.heartbeat(ctx, node)
-	if err != nil {
-		return err
-	}
-	if _, err := l.execOutput(ctx, node, "nft", noPartition()); err != nil {
-		return err
+	before, heardErr := k.heartbeat(ctx, node)
+	if _, err := l.execOutput(ctx, node, "nft", noPartition()); err != nil || heardErr != nil {
+		return errors.Join(err, heardErr)
 	}
 	if err := k.awaitHeartbeat(ctx, node, before); err != nil {
 		return err
