@@ -13,8 +13,8 @@ export KEYLAB_TEST_PYTHON=${KEYLAB_TEST_PYTHON:-/usr/bin/python3}
 export CGO_ENABLED=1 # for the tests of the TPM simulator
 trap 'scripts/sweep.sh --quiet || true' EXIT
 
-# Labs wait more than they compute.
-flags=(-timeout 60m -parallel "$((2 * $(nproc)))")
+# Labs wait more than they compute; and one package, e2e, takes as long as all others together.
+flags=(-timeout 60m -p "$((1 + $(nproc)))" -parallel "$((2 * $(nproc)))")
 if [[ ${CI:-} == true ]]; then
   flags+=(-count=1)
 fi
