@@ -46,7 +46,8 @@ func TestPush(t *testing.T) {
 			switch {
 			case i >= 0 && !c.Passed():
 				expected = slices.Delete(expected, i, i+1)
-			case name == "challenge b": // chance: the agent may have been stopped in the middle of an answer
+			case name == "challenge b" && (strings.Contains(c.Error, "counts no answer to it") || strings.Contains(c.Error, "waiting for the verifier's verdict")):
+				// Chance: the agent was stopped in the middle of an answer, after or before the verifier had it.
 			case !c.Passed():
 				t.Errorf("%s failed: %s", name, c.Error)
 			}
