@@ -111,7 +111,7 @@ type creation struct {
 }
 
 // create has kind make the cluster, and does not wait for that. It cannot be told to stop: abandon ends it.
-func (l *Lab) create() (*creation, error) {
+func (l *Lab) create(ctx context.Context) (*creation, error) {
 	config, err := l.clusterConfig()
 	if err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ func (l *Lab) create() (*creation, error) {
 	if err := os.Setenv(envKindNetwork, l.resource(plan.Cluster)); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
-	restore, err := l.kindInTurn()
+	restore, err := l.kindInTurn(ctx)
 	if err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
@@ -143,7 +143,7 @@ func (l *Lab) create() (*creation, error) {
 // startCluster has kind begin the cluster, and gives the cluster what every node needs as soon as there is somebody to give it to: the workers, which
 // join later, find it there.
 func (u *up) startCluster(ctx context.Context) error {
-	c, err := u.create()
+	c, err := u.create(ctx)
 	if err != nil {
 		return err
 	}

@@ -246,7 +246,7 @@ func beingMade(lab string) bool {
 			continue // it has ended
 		}
 		argv := strings.Split(string(line), "\x00")
-		if filepath.Base(argv[0]) == "docker" && len(argv) > 1 && argv[1] == "run" && slices.Contains(argv, mark) {
+		if filepath.Base(argv[0]) == "docker" && len(argv) > 1 && (argv[1] == "run" || argv[1] == "create") && slices.Contains(argv, mark) {
 			return true
 		}
 	}

@@ -15,16 +15,29 @@ import (
 	"keylab.dev/keylab/internal/atomicfile"
 )
 
-// Containers enter a network one after the other. Docker counts a network's endpoints, and two that come at the same moment may count as three (seen with 20.10):
-// then the network can never be removed ("has active endpoints", though there is none) before the daemon is started again.
+// Containers enter a network one after the other. Docker before 28.1 keeps a count of a network's endpoints, and two that come at the same moment may count as three
+// (seen with 20.10): then the network can never be removed ("has active endpoints", though there is none) before the daemon is started again. Later ones look
+// at the endpoints themselves (moby pull request 49736; libnetwork of 28.0.4 and 28.1.0 compared): there everybody starts at once.
 //
 // The turn is a file that is locked, since the docker commands by which kind starts its nodes take it too.
 
 // turnLock is the name of that file, among the lab's locks.
 const turnLock = ".network"
 
+// apiEndpointsThemselves is the version of Docker's API from which on nothing is counted: that of Docker 28.1.
+const apiEndpointsThemselves = "1.49"
+
+// inTurn tells whether this Docker needs turns.
+func (l *Lab) inTurn(ctx context.Context) bool {
+	l.docker.NegotiateAPIVersion(ctx) // its version is known only when it has been asked for something
+	return older(l.docker.ClientVersion(), apiEndpointsThemselves)
+}
+
 // takeTurn waits until no other container is entering one of the lab's networks.
 func (l *Lab) takeTurn(ctx context.Context) (release func(), err error) {
+	if !l.inTurn(ctx) {
+		return func() {}, nil
+	}
 	dir, err := l.locksDir()
 	if err != nil {
 		return nil, err
@@ -57,18 +70,28 @@ func (l *Lab) enterNetwork(ctx context.Context, name, id string, as *network.End
 	return l.docker.NetworkConnect(ctx, l.resource(name), id, as)
 }
 
-// dockerInTurn stands before the docker command: %[1]s is the command, %[2]s the lock's file, %[3]d the process for which it works. Whoever has waited
-// until that process was gone, killed perhaps, starts nothing any more: it would come after whatever takes the lab away.
+// dockerInTurn stands before the docker command: %[1]s is the command, %[2]s the lock's file, %[3]d the process for which it works. It makes a container at any time,
+// which takes longest, and only starts it in its turn. Whoever has waited until that process was gone, killed perhaps, starts nothing any more: it would
+// come after whatever takes the lab away.
 const dockerInTurn = `#!/bin/sh
-if [ "$1" = run ] && command -v flock >/dev/null; then
-  exec flock %[2]s sh -c 'kill -0 %[3]d && exec "$0" "$@"' %[1]s "$@"
+if [ "$1" != run ] || ! command -v flock >/dev/null; then
+  exec %[1]s "$@"
 fi
-exec %[1]s "$@"
+shift
+for word do
+  shift
+  [ "$word" = --detach ] || set -- "$@" "$word"
+done
+made=$(%[1]s create "$@") || exit
+exec flock %[2]s sh -c 'kill -0 %[3]d && exec "$0" start "$1"' %[1]s "$made"
 `
 
 // kindInTurn has the docker commands which this process starts wait for their turn, until restore is called. kind starts the containers of all nodes at
 // once, and nothing of that can be set; it finds the docker command by PATH.
-func (l *Lab) kindInTurn() (restore func() error, err error) {
+func (l *Lab) kindInTurn(ctx context.Context) (restore func() error, err error) {
+	if !l.inTurn(ctx) {
+		return func() error { return nil }, nil
+	}
 	docker, err := exec.LookPath("docker")
 	if err != nil {
 		return nil, fmt.Errorf("find the docker command: %w", err)

@@ -3,31 +3,24 @@ package kind
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/docker/docker/client"
 )
 
-// The docker commands by which kind starts nodes do so one after the other, and not while keylab itself starts a container; other commands do not wait.
+// The docker commands by which kind starts nodes make them at once, but start them one after the other, and not while keylab itself starts a container; other
+// commands do not wait.
 func TestKindInTurn(t *testing.T) {
-	dir, p := made(t, "nodes: 3\n")
-	l, err := newLab(dir, p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	// A docker command that writes down when it begins and ends, and what it was told.
-	fake := t.TempDir()
-	said := filepath.Join(fake, "said")
-	script := fmt.Sprintf("#!/bin/sh\necho begin \"$@\" >>%[1]s\necho end >>%[1]s\n", said)
-	if err := os.WriteFile(filepath.Join(fake, "docker"), []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PATH", fake+":"+os.Getenv("PATH"))
-	restore, err := l.kindInTurn()
+	t.Setenv(client.EnvOverrideAPIVersion, "1.48")
+	l, said := withDocker(t)
+	restore, err := l.kindInTurn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,10 +29,11 @@ func TestKindInTurn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	name := func(i int) string { return fmt.Sprintf("node '%d'", i) }
 	var running sync.WaitGroup
 	for i := range 8 {
 		running.Go(func() {
-			if out, err := exec.CommandContext(t.Context(), "docker", "run", "--name", fmt.Sprintf("node '%d'", i)).CombinedOutput(); err != nil {
+			if out, err := exec.CommandContext(t.Context(), "docker", "run", "--name", name(i), "--detach", "--tty").CombinedOutput(); err != nil {
 				t.Errorf("docker run: %v: %s", err, out)
 			}
 		})
@@ -47,23 +41,24 @@ func TestKindInTurn(t *testing.T) {
 	if err := exec.CommandContext(t.Context(), "docker", "ps").Run(); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := os.ReadFile(said); err != nil || string(got) != "begin ps\nend\n" {
-		t.Errorf("while somebody has the turn: %q, %v; docker ps alone was to run", got, err)
+	deadline := time.Now().Add(time.Minute)
+	for count := 0; count < 8; count = strings.Count(said(), "create") {
+		if time.Now().After(deadline) {
+			t.Fatalf("while somebody has the turn the nodes are not made:\n%s", said())
+		}
+	}
+	if got := said(); strings.Contains(got, "start") || !strings.Contains(got, "begin ps\n") {
+		t.Errorf("while somebody has the turn nothing is to start, and docker ps not to wait:\n%s", got)
 	}
 	mine()
 	running.Wait()
-	got, err := os.ReadFile(said)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(strings.TrimSpace(string(got)), "\n")
-	for i, line := range lines {
-		if want := [...]string{"begin", "end"}[i%2]; !strings.HasPrefix(line, want) {
-			t.Errorf("line %d is %q, want %s: two at once\n%s", i, line, want, got)
-		}
-	}
+	got := said()
 	for i := range 8 {
-		if want := fmt.Sprintf("begin run --name node '%d'\n", i); !strings.Contains(string(got), want) {
+		if want := fmt.Sprintf("begin create --name %s --tty\n", name(i)); !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+		// What is said of a start stands together, unless another one was at work.
+		if want := fmt.Sprintf("begin start id of %[1]s\nend start id of %[1]s\n", name(i)); !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
@@ -71,8 +66,54 @@ func TestKindInTurn(t *testing.T) {
 	if err := restore(); err != nil {
 		t.Fatal(err)
 	}
-	if now, err := exec.LookPath("docker"); err != nil || now != filepath.Join(fake, "docker") {
-		t.Errorf("the docker command is %s afterwards, %v", now, err)
+	if out, err := exec.CommandContext(t.Context(), "docker", "run").CombinedOutput(); err != nil || !strings.Contains(said(), "begin run\n") {
+		t.Errorf("afterwards docker run is %v: %s, and docker was told\n%s", err, out, said())
+	}
+}
+
+// A Docker that keeps no count is asked for everything at once.
+func TestNoTurns(t *testing.T) {
+	t.Setenv(client.EnvOverrideAPIVersion, "1.49")
+	l, said := withDocker(t)
+	restore, err := l.kindInTurn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // nobody gives the turn back
+		if _, err := l.takeTurn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.CommandContext(t.Context(), "docker", "run", "--detach").CombinedOutput(); err != nil || !strings.Contains(said(), "begin run --detach\n") {
+		t.Errorf("docker run is %v: %s, and docker was told\n%s", err, out, said())
+	}
+	if err := restore(); err != nil {
+		t.Error(err)
+	}
+}
+
+// withDocker is a lab, and a docker command that makes nothing: it writes down when it begins and ends, and what it was told.
+func withDocker(t *testing.T) (l *Lab, said func() string) {
+	t.Helper()
+	dir, p := made(t, "nodes: 3\n")
+	l, err := newLab(dir, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	fake := t.TempDir()
+	file := filepath.Join(fake, "said")
+	script := fmt.Sprintf("#!/bin/sh\necho begin \"$@\" >>%[1]s\n[ \"$1\" = create ] && echo \"id of $3\"\necho end \"$@\" >>%[1]s\n", file)
+	if err := os.WriteFile(filepath.Join(fake, "docker"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", fake+":"+os.Getenv("PATH"))
+	return l, func() string {
+		text, err := os.ReadFile(file)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+		}
+		return string(text)
 	}
 }
 
@@ -84,7 +125,7 @@ func TestKindInTurnOutlived(t *testing.T) {
 	if err := up.Start(); err != nil {
 		t.Fatal(err)
 	}
-	started := fmt.Sprintf("#!/bin/sh\necho started >%s\n", file("said"))
+	started := fmt.Sprintf("#!/bin/sh\n[ $1 = create ] || echo started >%s\n", file("said"))
 	script := fmt.Sprintf(dockerInTurn, shellWord(file("docker")), shellWord(file("lock")), up.Process.Pid)
 	if err := errors.Join(os.WriteFile(file("docker"), []byte(started), 0o755), os.WriteFile(file("in turn"), []byte(script), 0o755)); err != nil {
 		t.Fatal(err)
