@@ -39,6 +39,12 @@ func TestLab(t *testing.T) {
 			}
 		}
 	})
+	t.Run("one DNS server", func(t *testing.T) {
+		l := l.on(t)
+		if got := l.kubectl("-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "jsonpath={.items[*].status.containerStatuses[0].ready}"); got != "true" {
+			t.Errorf("DNS servers of the cluster that are ready: %q, want one", got)
+		}
+	})
 	t.Run("agent pod deleted", func(t *testing.T) { podDeleted(l.on(t)) })
 	t.Run("node restarted", func(t *testing.T) { nodeRestarted(l.on(t)) })
 	t.Run("node stopped", func(t *testing.T) { nodeStopped(l.on(t)) })

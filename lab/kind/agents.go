@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -95,25 +94,8 @@ func (l *Lab) agentImage(n plan.Node) manifests.Agent {
 	return manifests.Agent{Kind: a.Kind, Image: l.known().Image}
 }
 
-// applyAgents makes the folders for the agents' keys and applies the agents' objects.
+// applyAgents applies the agents' objects, for the nodes whose TPMs are made.
 func (l *Lab) applyAgents(ctx context.Context) error {
-	for _, n := range l.planned.Nodes {
-		if err := l.makeAgentDir(ctx, n); err != nil {
-			return err
-		}
-	}
-	return l.applyAgentObjects(ctx)
-}
-
-// makeAgentDir makes the folder for the keys of a node's agent, on the node.
-func (l *Lab) makeAgentDir(ctx context.Context, n plan.Node) error {
-	user := strconv.Itoa(manifests.AgentUser)
-	_, err := l.execOutput(ctx, n.KubernetesName, "install", "-d", "-o", user, "-g", user, "-m", "0700", manifests.AgentDataDir)
-	return err
-}
-
-// applyAgentObjects applies the agents' objects, for the nodes whose TPMs are made.
-func (l *Lab) applyAgentObjects(ctx context.Context) error {
 	k, err := l.cluster()
 	if err != nil {
 		return err
@@ -301,20 +283,39 @@ func (l *Lab) awaitServed(ctx context.Context, name, target plan.Node) error {
 	})
 }
 
-// awaitIngress waits until the load balancer's address answers from the services network.
+// awaitIngress waits until the load balancer's address answers from the services network. An attempt from before the address is announced learns late of that, or never: so
+// another one is made beside it, until one succeeds.
 func (l *Lab) awaitIngress(ctx context.Context) error {
 	to := l.plan().Keylime.Ingress.String()
-	// An attempt from before the address is announced learns late of that: it is given up and made again, at first after half a second.
-	patience := 500 * time.Millisecond
-	return fleet.Await(ctx, to+" to answer from the services network", func(ctx context.Context) (string, error) {
-		ctx, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		patience = min(patience*3/2, 10*time.Second) // on a slow machine it may be short
-		c, err := l.dialFrom(plan.DNS)(ctx, "tcp", to)
-		if err != nil {
-			return "", err
+	const patience, most = 10 * time.Second, 8 // on a slow machine an answer takes its time
+	trying, stop := context.WithCancel(ctx)
+	defer stop()
+	said := make(chan error, most)
+	going, last := 0, errors.New("no answer yet")
+	return fleet.Await(ctx, to+" to answer from the services network", func(context.Context) (string, error) {
+		if going < most {
+			going++
+			go func() {
+				ctx, cancel := context.WithTimeout(trying, patience)
+				defer cancel()
+				c, err := l.dialFrom(plan.DNS)(ctx, "tcp", to)
+				if err == nil {
+					err = c.Close()
+				}
+				said <- err
+			}()
 		}
-		return "", c.Close()
+		for {
+			select {
+			case err := <-said:
+				if err == nil {
+					return "", nil
+				}
+				going, last = going-1, err
+			default:
+				return "", last
+			}
+		}
 	})
 }
 

@@ -134,7 +134,7 @@ func (j *joining) steps() []steps.Step {
 		{Name: stepNames, After: []string{stepPlace}, Do: j.name},
 		{Name: plan.StepPolicies, After: []string{stepPlace}, Do: j.makePolicy},
 		{Name: stepMachine, After: []string{plan.StepImages}, Do: j.makeMachine},
-		{Name: plan.StepAgents, After: []string{plan.StepTPM, plan.StepImages}, Do: j.applyAgentObjects},
+		{Name: plan.StepAgents, After: []string{plan.StepTPM, plan.StepImages}, Do: j.applyAgents},
 		// A pod is started on it as soon as it is there, which needs its TPM and its files.
 		{Name: stepNode, After: []string{stepMachine, plan.StepAgents}, Do: j.enter},
 		{Name: plan.StepAgent, After: []string{stepNode, stepNames}, Do: j.awaitAgent(n)},

@@ -8,6 +8,7 @@ import (
 	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
 
 	"keylab.dev/keylab/internal/atomicfile"
+	"keylab.dev/keylab/manifests"
 )
 
 // unitImages is the service of a node that puts keylab's own image into its store.
@@ -30,7 +31,7 @@ Type=oneshot
 RemainAfterExit=yes
 Restart=on-failure
 RestartSec=500ms
-%sExecStart=/bin/sh -c 'exec ctr --namespace=k8s.io images import --all-platforms --digests --snapshotter="$$(sed -n "s/^ *snapshotter = //p" /etc/containerd/config.toml | head -n1 | tr -cd a-z-)" ` + nodeImage + `'
+%sExecStart=/bin/sh -c 'set -- ctr --namespace=k8s.io images import --all-platforms --digests --snapshotter="$$(sed -n "s/^ *snapshotter = //p" /etc/containerd/config.toml | head -n1 | tr -cd a-z-)"; "$$@" --local ` + nodeImage + ` || exec "$$@" ` + nodeImage + `'
 ExecStartPost=/bin/touch /var/lib/keylab/image.imported
 `
 
@@ -66,6 +67,10 @@ ExecStart=/bin/sh -c 'cd /sys/fs/cgroup/devices && for class in besteffort burst
 // cgroupsDropIn has the kubelet bring it along.
 const cgroupsDropIn = "[Unit]\nWants=" + unitCgroups + ".service\n"
 
+// agentDirFirst has a kubelet make the folder for the keys of the node's agent, which is that agent's alone. The control plane has it too, for nothing: a node that joins later
+// sees what the control plane sees.
+var agentDirFirst = fmt.Sprintf("[Service]\nExecStartPre=/usr/bin/install -d -o %[1]d -g %[1]d -m 0700 %[2]s\n", manifests.AgentUser, manifests.AgentDataDir)
+
 // unitFile is a file of systemd's that a node sees.
 type unitFile struct{ path, text string }
 
@@ -77,6 +82,7 @@ func (l *Lab) nodeUnits(worker bool) []unitFile {
 		{dir + "containerd.service.d/" + unitImages + ".conf", imagesDropIn},
 		{dir + unitCgroups + ".service", cgroupsUnit},
 		{dir + "kubelet.service.d/" + unitCgroups + ".conf", cgroupsDropIn},
+		{dir + "kubelet.service.d/keylab-agent.conf", agentDirFirst},
 	}
 	if worker {
 		before = fmt.Sprintf(imagesLater, l.planned.Kubernetes.ControlPlane)

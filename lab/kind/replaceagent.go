@@ -77,7 +77,7 @@ func (m machines) changeSet(ctx context.Context, n plan.Node) error {
 	if pod, err := l.agentPod(ctx, n); err == nil {
 		old = pod.UID
 	}
-	if err := l.applyAgentObjects(ctx); err != nil {
+	if err := l.applyAgents(ctx); err != nil {
 		return err
 	}
 	set := l.workerLabels(n)[manifests.LabelAgents]

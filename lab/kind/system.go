@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"keylab.dev/keylab/lab/fleet"
 	"keylab.dev/keylab/manifests"
@@ -26,7 +27,20 @@ func (l *Lab) applySystem(ctx context.Context) error {
 		return err
 	}
 	// The agents' volume takes Kubernetes up to 15 s to bind, so it comes first.
-	return k.apply(ctx, append(manifests.AgentVolume(objects), manifests.System(objects)...))
+	if err := k.apply(ctx, append(manifests.AgentVolume(objects), manifests.System(objects)...)); err != nil {
+		return err
+	}
+	return k.oneDNS(ctx)
+}
+
+// oneDNS leaves one of the two DNS servers that kubeadm gives a cluster, before they start: a second one on the same control plane serves nobody, and it starts
+// beside all else that starts there.
+func (k *kube) oneDNS(ctx context.Context) error {
+	one := []byte(`{"spec":{"replicas":1}}`)
+	return fleet.Await(ctx, "kubeadm to give the cluster its DNS server", func(ctx context.Context) (string, error) {
+		_, err := k.typed.AppsV1().Deployments(metav1.NamespaceSystem).Patch(ctx, "coredns", types.MergePatchType, one, metav1.PatchOptions{FieldManager: fieldManager})
+		return "", err
+	})
 }
 
 // awaitNodes waits until every node is ready and every worker has TPMs to give.

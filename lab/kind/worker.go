@@ -59,10 +59,7 @@ func (l *Lab) makeWorker(ctx context.Context, n plan.Node, t token) error {
 	if err := l.startContainer(ctx, id); err != nil {
 		return fmt.Errorf("start container %s: %w", n.KubernetesName, explained(err))
 	}
-	if err := l.awaitBooted(ctx, n); err != nil {
-		return err
-	}
-	return l.makeAgentDir(ctx, n)
+	return l.awaitBooted(ctx, n)
 }
 
 // twin makes of the container of the control plane that of a worker: with another name, and its own mounts beside those that all nodes have.
