@@ -116,7 +116,7 @@ docs: ## write the generated parts of docs/ again; with REPORT=run.html also the
 
 bench: ## measure: time of up, TPM manufacture, quotes, memory; BENCHFLAGS are its options
 	@scripts/setup.sh bench
-	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/keylab-bench ./cmd/keylab-bench
+	CGO_ENABLED=0 go build -ldflags '-s -w $(LDFLAGS)' -o bin/keylab-bench ./cmd/keylab-bench
 	bin/keylab-bench $(BENCHFLAGS)
 
 parity: ## compare keylab's agents with real ones: AGENT=/path/to/keylime_agent, PUSH_AGENT=/path/to/keylime_push_model_agent, or one of them; PARITYFLAGS are its options
