@@ -246,8 +246,14 @@ func beingMade(lab string) bool {
 			continue // it has ended
 		}
 		argv := strings.Split(string(line), "\x00")
-		if filepath.Base(argv[0]) == "docker" && len(argv) > 1 && (argv[1] == "run" || argv[1] == "create") && slices.Contains(argv, mark) {
-			return true
+		if !slices.Contains(argv, mark) {
+			continue
+		}
+		// The command, or the script that stands before it.
+		for i, word := range argv[:min(len(argv)-1, 2)] {
+			if next := argv[i+1]; filepath.Base(word) == "docker" && (next == "run" || next == "create") {
+				return true
+			}
 		}
 	}
 	return false

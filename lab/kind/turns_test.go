@@ -150,3 +150,33 @@ func TestKindInTurnOutlived(t *testing.T) {
 		t.Errorf("it was started all the same (%v)", err)
 	}
 }
+
+// Whoever takes a lab away waits for the command that makes a node of it, whose keylab may be dead: from the script that stands before it on, and not for one that makes
+// another lab's.
+func TestBeingMade(t *testing.T) {
+	docker := filepath.Join(t.TempDir(), "docker")
+	if err := os.WriteFile(docker, []byte("#!/bin/sh\nread line\n"), 0o755); err != nil { // until its input ends
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"run", "create", "start"} {
+		making := exec.CommandContext(t.Context(), docker, verb, "--label", labelKindCluster+"=keylab-being-made")
+		input, err := making.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := making.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if got := beingMade("being-made"); got != (verb != "start") {
+			t.Errorf("while docker %s is at work the lab is being made: %v", verb, got)
+		}
+		if beingMade("being") {
+			t.Errorf("docker %s makes a node of lab being-made, and lab being is said to be made", verb)
+		}
+		input.Close()
+		_ = making.Wait() // read fails at the end of its input
+		if beingMade("being-made") {
+			t.Errorf("after docker %s ended the lab is being made", verb)
+		}
+	}
+}
