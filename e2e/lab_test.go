@@ -74,19 +74,16 @@ func TestLab(t *testing.T) {
 			t.Errorf("with node-1 cut off these fail: %q", f)
 		}
 		l.run("fault", "partition", "--lab", l.name, "node-1", "--clear")
-		for _, c := range l.verify().Checks { // at once: what is mended is whole, though Kubernetes may be about to give the node up
-			if !c.Passed() {
-				t.Errorf("after the partition %s: %s", c.Name(), c.Error)
-			}
+		// At once: what is mended is whole, though Kubernetes may be about to give the node up.
+		if wrong := complaints(l.verify()); wrong != "" {
+			t.Errorf("after the partition:\n%s", wrong)
 		}
 	})
 	t.Run("router open", func(t *testing.T) {
 		l := l.on(t)
 		l.run("fault", "open-router", "--lab", l.name)
-		for _, c := range l.verify().Checks {
-			if !c.Passed() && c.ID != "blocked" && c.ID != "drops-counted" {
-				t.Errorf("an open router breaks %s: %s", c.Name(), c.Error)
-			}
+		if wrong := complaints(l.verify(), "blocked", "drops-counted"); wrong != "" {
+			t.Errorf("an open router breaks\n%s", wrong)
 		}
 		l.run("fault", "open-router", "--lab", l.name, "--clear")
 		l.passes()
