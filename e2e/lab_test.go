@@ -39,6 +39,13 @@ func TestLab(t *testing.T) {
 			}
 		}
 	})
+	t.Run("the name is taken", func(t *testing.T) {
+		l := l.on(t)
+		out, err := l.try("up", "--lab", l.name, "--substrate", "netns")
+		if err == nil || !strings.Contains(out, "which is on Kubernetes: it is running already") || !strings.Contains(out, "keylab wipe "+l.name) {
+			t.Errorf("a lab of namespaces takes the name of one on Kubernetes: %v: %s", err, out)
+		}
+	})
 	t.Run("one DNS server", func(t *testing.T) {
 		l := l.on(t)
 		if got := l.kubectl("-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "jsonpath={.items[*].status.containerStatuses[0].ready}"); got != "true" {

@@ -48,6 +48,27 @@ func upKind(ctx context.Context, dir state.Dir, p plan.Plan, cache string, o UpO
 	return kind.Up(ctx, dir, p, kind.UpOptions{Cache: cache, Retain: o.Retain, First: first, Emit: o.OnEvent})
 }
 
+// notInDocker refuses to make a lab of another substrate where the folder is that of one on Kubernetes of which Docker still has something: its containers, or its TPMs,
+// would be nobody's any more.
+func (l *Lab) notInDocker(ctx context.Context) error {
+	k, err := l.kind()
+	if k == nil {
+		return err
+	}
+	defer k.Close()
+	running, kept, err := k.Has(ctx)
+	name := l.dir.Lab
+	switch {
+	case err != nil:
+		return fmt.Errorf("lab %q is one on Kubernetes, and Docker does not say whether it runs: %w", name, err)
+	case running:
+		return fmt.Errorf("lab %q, which is on Kubernetes: %w: `keylab status %s` shows it, `keylab wipe %s` ends and deletes it", name, ErrRunning, name, name)
+	case kept:
+		return fmt.Errorf("lab %q is one on Kubernetes, and Docker keeps its TPMs: take another name, or `keylab wipe %s` deletes them", name, name)
+	}
+	return nil
+}
+
 // dockerTimeout is how long Docker may take to say whether it has something of a lab that has no folder to say so.
 const dockerTimeout = 5 * time.Second
 

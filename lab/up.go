@@ -93,6 +93,8 @@ func Up(ctx context.Context, s Spec, o UpOptions) (*Lab, error) {
 		if err := kind.Preflight(ctx, dir, p, o.Force); err != nil {
 			return nil, err
 		}
+	} else if err := at(dir).notInDocker(ctx); err != nil {
+		return nil, err
 	}
 	if err := install(ctx, p, cache, o.OnEvent); err != nil {
 		return nil, err

@@ -54,6 +54,12 @@ func find(ctx context.Context, docker *client.Client, lab string) (f found, err 
 	return f, nil
 }
 
+// Has tells whether Docker has containers or networks of the lab, and whether it keeps volumes of it, as it does those of TPMs after down.
+func (l *Lab) Has(ctx context.Context) (running, kept bool, err error) {
+	f, err := find(ctx, l.docker, l.planned.Lab)
+	return f.running(), len(f.volumes) > 0, err
+}
+
 // foreign is the folder of the lab, if that is another one than dir and is still there: then the lab is somebody else's who uses the same name.
 func (f found) foreign(dir string) string {
 	var all []map[string]string
