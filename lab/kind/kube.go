@@ -51,7 +51,7 @@ func (l *Lab) cluster() (*kube, error) {
 		return nil, fmt.Errorf("read the lab's kubeconfig: %w", err)
 	}
 	config.QPS, config.Burst = 50, 100
-	compact := rest.CopyConfig(config) // what is asked most is asked several times a second: in JSON it would cost both sides twice as much
+	compact := rest.CopyConfig(config) // what is asked most is asked several times a second: JSON would cost both sides more
 	compact.ContentType, compact.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON
 	typed, err := kubernetes.NewForConfig(compact)
 	if err != nil {

@@ -71,7 +71,7 @@ func (l *Lab) enterNetwork(ctx context.Context, name, id string, as *network.End
 }
 
 // dockerInTurn stands before the docker command: %[1]s is the command, %[2]s the lock's file, %[3]d the process for which it works. It makes a container at any time,
-// which takes longest, and only starts it in its turn. Whoever has waited until that process was gone, killed perhaps, starts nothing any more: it would
+// and only starts it in its turn. Whoever has waited until that process was gone, killed perhaps, starts nothing any more: it would
 // come after whatever takes the lab away.
 const dockerInTurn = `#!/bin/sh
 if [ "$1" != run ] || ! command -v flock >/dev/null; then

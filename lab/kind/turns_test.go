@@ -41,10 +41,13 @@ func TestKindInTurn(t *testing.T) {
 	if err := exec.CommandContext(t.Context(), "docker", "ps").Run(); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(time.Minute)
-	for count := 0; count < 8; count = strings.Count(said(), "create") {
-		if time.Now().After(deadline) {
-			t.Fatalf("while somebody has the turn the nodes are not made:\n%s", said())
+	tick, deadline := time.NewTicker(10*time.Millisecond), time.After(time.Minute)
+	defer tick.Stop()
+	for strings.Count(said(), "end create") < 8 {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("while somebody has the turn not all nodes are made:\n%s", said())
 		}
 	}
 	if got := said(); strings.Contains(got, "start") || !strings.Contains(got, "begin ps\n") {
